@@ -1,0 +1,40 @@
+"""Prefixed, opaque, time-ordered object ids (``ftjob-01k...``).
+
+The body is a 128-bit ULID in lower-case Crockford base 32: 48 bits of milliseconds, then 80 random bits that
+count upwards inside one millisecond, so that ids made by one process sort in the order they were made.
+"""
+
+import secrets
+import threading
+import time
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_RANDOM_BITS = 80
+_lock = threading.Lock()
+_last = 0
+
+FILE = "file-"
+JOB = "ftjob-"
+EVENT = "ftevent-"
+CHECKPOINT = "ftckpt-"
+ADAPTER = "adapter-"
+REQUEST = "req_"
+PROJECT = "proj_"
+API_KEY = "key_"
+
+
+def new_id(prefix: str) -> str:
+    """Return ``prefix`` followed by 26 characters that sort by creation time."""
+    return prefix + _encode(_next_value())
+
+
+def _next_value() -> int:
+    global _last  # noqa: PLW0603 - one monotonic counter per process is the point of this module
+    fresh = (time.time_ns() // 1_000_000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS - 1)
+    with _lock:
+        _last = fresh if fresh >> _RANDOM_BITS > _last >> _RANDOM_BITS else _last + 1
+        return _last
+
+
+def _encode(value: int) -> str:
+    return "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))

@@ -1,0 +1,1 @@
+"""Postgres: declarative base, sessions, and one ORM class per file. No queries and no rules live here."""

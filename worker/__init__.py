@@ -1,0 +1,1 @@
+"""The worker: claims jobs, supervises the trainer child process, publishes results. The parent never imports torch."""

@@ -1,0 +1,82 @@
+"""The row formats that a training file may hold. Unknown fields are refused; the format is told by the keys.
+
+| format | keys |
+|---|---|
+| NLFT | ``messages``, ``response``, ``reference``, ``judgment``, ``correct`` |
+| chat | ``messages`` with assistant turns, ``tools``, ``parallel_tool_calls`` |
+| completion | ``prompt``, ``completion`` |
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text", tag_field="type"):
+    """A piece of text in a message's content list."""
+
+    text: str
+
+
+class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The function an assistant calls; ``arguments`` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tool call of an assistant turn."""
+
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One chat turn. ``weight`` 0 keeps an assistant turn out of the loss."""
+
+    role: Role
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    weight: Literal[0, 1] | None = None
+    refusal: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one string."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class NLFTExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A prompt, a response to it, the standard answer and, for a wrong response, a judgment (`docs/nlft.md`)."""
+
+    messages: list[Message]
+    response: str | None = None
+    reference: str | None = None
+    judgment: str | None = None
+    correct: bool | None = None
+
+
+class ChatExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An OpenAI chat row: every assistant turn is trained unless its weight is 0."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class CompletionExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A raw prompt and its completion, without a chat template."""
+
+    prompt: str
+    completion: str
+
+
+Example = NLFTExample | ChatExample | CompletionExample

@@ -1,0 +1,119 @@
+"""What a trainer process tells its parent: one JSON object a line on one pipe, discriminated by ``type``.
+
+The parent passes the pipe's number in ``NLFT_EVENTS_FD`` (absent: standard output) and the read end of a control pipe
+in ``NLFT_CONTROL_FD``. On the control pipe the parent writes ``stop\\n`` (checkpoint, exit 13) or ``cancel\\n``
+(exit 14); its end of file means that the parent is gone, and the child kills its own process group.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+EVENTS_FD = "NLFT_EVENTS_FD"
+CONTROL_FD = "NLFT_CONTROL_FD"
+STOP = b"stop\n"
+CANCEL = b"cancel\n"
+
+Phase = Literal["preparing", "scoring", "training", "evaluating", "saving"]
+
+
+class PhaseEvent(msgspec.Struct, tag="phase", tag_field="type", frozen=True):
+    """The child entered ``phase``."""
+
+    phase: Phase
+
+
+class ProgressEvent(msgspec.Struct, tag="progress", tag_field="type", frozen=True):
+    """``done`` of ``total`` units of the current phase; proof of life for the stall detector."""
+
+    done: int
+    total: int
+
+
+class MessageEvent(msgspec.Struct, tag="message", tag_field="type", frozen=True):
+    """Something the job's owner should read."""
+
+    level: Literal["info", "warn"]
+    message: str
+    data: dict[str, Any] | None = None
+
+
+class MetricsEvent(msgspec.Struct, tag="metrics", tag_field="type", frozen=True, omit_defaults=True):
+    """One optimizer step. Losses are means over examples (nats); accuracies are in [0, 1]; tokens count prompt + response."""
+
+    step: int
+    total_steps: int
+    epoch: float
+    train_loss: float
+    train_mean_token_accuracy: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    extra: dict[str, float] | None = None
+
+
+class CheckpointEvent(msgspec.Struct, tag="checkpoint", tag_field="type", frozen=True):
+    """A complete checkpoint lies in ``path``, relative to the workspace; its ``manifest.json`` was written last."""
+
+    step: int
+    path: str
+    metrics: dict[str, float]
+
+
+class EvaluationEvent(msgspec.Struct, tag="evaluation", tag_field="type", frozen=True):
+    """Generated answers graded on the validation rows: ``stage`` before or after training, accuracy in [0, 1]."""
+
+    stage: Literal["before", "after"]
+    accuracy: float
+    correct: int
+    total: int
+    seconds: float
+
+
+class ResultEvent(msgspec.Struct, tag="result", tag_field="type", frozen=True):
+    """Training is done; the artifacts lie in ``outputs/``."""
+
+    trained_tokens: int
+    steps: int
+    metrics: dict[str, float]
+
+
+class ErrorEvent(msgspec.Struct, tag="error", tag_field="type", frozen=True):
+    """The child gives up; sent once, before it exits with the error's code."""
+
+    code: str
+    message: str
+    param: str | None = None
+    data: dict[str, Any] | None = None
+
+
+Event = (
+    PhaseEvent
+    | ProgressEvent
+    | MessageEvent
+    | MetricsEvent
+    | CheckpointEvent
+    | EvaluationEvent
+    | ResultEvent
+    | ErrorEvent
+)
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Event)
+
+
+def encode(event: Event) -> bytes:
+    """Return ``event`` as one JSON line with its newline."""
+    return _encoder.encode(event) + b"\n"
+
+
+def decode(line: bytes) -> Event:
+    """Return the event on ``line``.
+
+    Raises:
+        msgspec.DecodeError: The line is no event of this protocol.
+    """
+    return _decoder.decode(line)

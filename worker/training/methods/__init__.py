@@ -1,0 +1,1 @@
+"""The registry of training methods: one line each."""

@@ -1,0 +1,119 @@
+"""What a training method is: declarations and arithmetic over log-probabilities.
+
+To add one: write ``worker/training/methods/<name>.py`` with a ``Hyperparameters`` subclass and a class that follows
+``Method``, and add its line to ``METHODS``. The catalogue, validation, docs and the contract tests pick it up. A method
+owns no loop, model, tokenizer or device, and needs torch only as a type (under ``TYPE_CHECKING``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from pydantic import Field
+
+from worker.training.spec import LoraSettings, SpecModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from worker.training.data.examples import Example, Message
+    from worker.training.types import (
+        LossOutput,
+        RenderedExample,
+        ScoredBatch,
+        ScoringPass,
+        TokenSequence,
+    )
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What "auto" may depend on: rows of the training file, parameters and context length (tokens) of the base model."""
+
+    rows: int
+    model_parameters: int
+    context_length: int
+
+
+class Hyperparameters(SpecModel):
+    """What every method lets a user set; each field also accepts "auto".
+
+    A method's subclass adds its own fields and may override ``auto``.
+    """
+
+    n_epochs: int = Field(3, ge=1, le=50, description="Passes over the training rows.")
+    batch_size: int = Field(8, ge=1, le=256, description="Examples per optimizer step.")
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
+    learning_rate_multiplier: float = Field(1.0, gt=0, description="Multiplies learning_rate.")
+    lr_scheduler: str = Field("cosine", pattern="^(cosine|linear|constant)$", description="Decay after warm-up.")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps that ramp up linearly.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Clip the gradient to this norm; 0 disables.")
+    max_seq_length: int = Field(2048, ge=8, description="Longest rendered sequence in tokens; longer rows are an error.")
+    early_stopping_patience: int = Field(
+        0, ge=0, description="Epochs without a lower validation loss before training stops; 0 disables."
+    )
+
+    @classmethod
+    def auto(cls, facts: RunFacts) -> dict[str, Any]:
+        """Return the values that "auto" stands for in a run with these facts; a field left out keeps its default."""
+        raise NotImplementedError
+
+    @classmethod
+    def resolve(cls, requested: Mapping[str, Any], facts: RunFacts) -> Self:
+        """Return complete hyperparameters: what the user set, else what "auto" stands for.
+
+        Raises:
+            pydantic.ValidationError: A field is unknown or out of range.
+        """
+        explicit = {name: value for name, value in requested.items() if value != AUTO}
+        return cls.model_validate({**cls.auto(facts), **explicit})
+
+
+class Renderer(Protocol):
+    """What the engine offers a method to turn text into tokens. Ids are produced once per piece of text."""
+
+    def conversation(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> TokenSequence:
+        """Return a whole chat, with every assistant turn of weight other than 0 scored (its end token included)."""
+        ...
+
+    def exchange(self, messages: Sequence[Message], response: str) -> TokenSequence:
+        """Return the chat prompt of ``messages`` followed by ``response`` and the end of turn, the response scored.
+
+        The response's ids depend on ``response`` alone, so they are the same behind every prompt.
+        """
+        ...
+
+    def completion(self, prompt: str, completion: str) -> TokenSequence:
+        """Return raw ``prompt`` then ``completion`` and the end token, the completion scored."""
+        ...
+
+
+class Method(Protocol):
+    """A training method. Instances are stateless."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    example_types: ClassVar[tuple[type[Example], ...]]
+    hyperparameters_type: ClassVar[type[Hyperparameters]]
+    main_pass: ClassVar[str]
+
+    def adapter(self, hyperparameters: Any) -> LoraSettings:
+        """Return the adapter settings used when the job names none."""
+        ...
+
+    def passes(self, hyperparameters: Any) -> tuple[ScoringPass, ...]:
+        """Return the forward passes that the loss needs under these hyperparameters."""
+        ...
+
+    def render(self, example: Example, renderer: Renderer, hyperparameters: Any) -> RenderedExample:
+        """Return the sequences and values of one row."""
+        ...
+
+    def loss(self, batch: ScoredBatch, hyperparameters: Any) -> LossOutput:
+        """Return one loss per example; every pass that was declared ``with_grad`` carries gradient."""
+        ...

@@ -1,0 +1,91 @@
+"""The values that engine and methods exchange. Legend: B examples, N scored tokens, T tokens, V vocabulary, D hidden size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One rendered text: ``input_ids`` int32 [T] and the ascending positions (>= 1) int32 [n] whose tokens are scored."""
+
+    input_ids: NDArray[np.int32]
+    scored: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedExample:
+    """What a method makes of one row: named sequences, and named scalars that its loss needs (``correct``: 0 or 1)."""
+
+    sequences: Mapping[str, TokenSequence]
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringPass:
+    """A forward pass that a method asks for.
+
+    Attributes:
+        name: Key of the result in ``ScoredBatch.passes``.
+        sequence: Name of the rendered sequence to score; examples without it are left out of the pass.
+        with_grad: The log-probabilities carry gradient. Costs a backward pass.
+        with_adapter: False scores with the bare base model.
+        with_hidden: Also return the final hidden states of the predicting positions.
+        cached: Score once at the start with the bare base model and reuse every epoch; needs ``with_grad`` and
+            ``with_adapter`` False.
+    """
+
+    name: str
+    sequence: str
+    with_grad: bool = False
+    with_adapter: bool = True
+    with_hidden: bool = False
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Scores of one pass, ragged: the scored tokens of all present examples, one after the other.
+
+    Attributes:
+        logprobs: float32 [N], log P(token | everything before it).
+        example: int64 [N], row in the batch (0..B-1) that each token belongs to; ascending.
+        lengths: int64 [B], scored tokens per example; 0 where the example lacks the sequence.
+        hidden: float32 [N, D] final hidden states at the positions that predict the tokens, or None.
+    """
+
+    logprobs: Tensor
+    example: Tensor
+    lengths: Tensor
+    hidden: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredBatch:
+    """All passes of a batch of B examples and their values, each float32 [B]."""
+
+    passes: Mapping[str, TokenScores]
+    values: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """A method's answer.
+
+    Attributes:
+        losses: float32 [B], one loss per example. The engine sums them and divides by the examples of the step.
+        token_weights: float32 [N] per scored token of the main pass, what multiplied its log-probability, or None.
+        metrics: Detached scalars to report, each a mean over the batch.
+    """
+
+    losses: Tensor
+    token_weights: Tensor | None = None
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
