@@ -1,0 +1,8 @@
+"""Loads the fixture modules; every fixture lives in ``tests/fixtures``."""
+
+pytest_plugins = [
+    "tests.fixtures.servers",
+    "tests.fixtures.database",
+    "tests.fixtures.api",
+    "tests.fixtures.tiny_models",
+]
