@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     storage_url: str = Field(
         "file:///var/lib/nlft/blobs",
         validation_alias="STORAGE_URL",
-        description="`file:///dir` or `s3://bucket/prefix` (AWS_* variables apply). Unset under `nlft up`: below the state directory.",
+        description="`file:///dir` or `s3://bucket/prefix` (with AWS_*). Unset under `nlft up`: in the state directory.",
     )
     api_key_pepper: SecretStr = Field(
         SecretStr(""), description="Secret mixed into stored key hashes; required. Changing it revokes every key."
@@ -34,7 +34,9 @@ class Settings(BaseSettings):
         Path("~/.local/state/nlft").expanduser(), description="Embedded servers, secrets and scratch space."
     )
     model_cache: Path = Field(Path("~/.cache/nlft/models").expanduser(), description="Imported base models.")
-    workspace_dir: Path | None = Field(None, description="Scratch space of running jobs; default `STATE_DIR/workspaces`.")
+    workspace_dir: Path | None = Field(
+        None, description="Scratch space of running jobs; default `STATE_DIR/workspaces`."
+    )
 
     max_request_bytes: int = Field(1 << 20, gt=0, description="Largest body of any route but uploads.")
     max_upload_bytes: int = Field(512 << 20, gt=0, description="Largest dataset file.")
@@ -47,15 +49,29 @@ class Settings(BaseSettings):
     worker_slots: int = Field(1, gt=0, description="Jobs that one worker process runs at a time.")
     worker_threads: int | None = Field(None, gt=0, description="CPU threads of one trainer; default: cores / slots.")
     lease_seconds: float = Field(60.0, gt=0, description="Silence after which a running job may be taken over.")
-    renew_seconds: float = Field(15.0, gt=0, description="Heartbeat period; also the worst delay before a cancel is seen.")
-    reconcile_seconds: float = Field(5.0, gt=0, description="Period of the loop that reaps lost jobs and republishes hints.")
-    republish_seconds: float = Field(30.0, gt=0, description="First wait before a queued job is announced again; doubles, capped at 10 min.")
-    poll_seconds: float = Field(20.0, gt=0, description="Period at which a worker with a free slot asks the database itself.")
+    renew_seconds: float = Field(
+        15.0, gt=0, description="Heartbeat period; also the worst delay before a cancel is seen."
+    )
+    reconcile_seconds: float = Field(
+        5.0, gt=0, description="Period of the loop that reaps lost jobs and republishes hints."
+    )
+    republish_seconds: float = Field(
+        30.0, gt=0, description="First wait before a queued job is announced again; doubles, capped at 10 min."
+    )
+    poll_seconds: float = Field(
+        20.0, gt=0, description="Period at which a worker with a free slot asks the database itself."
+    )
     stop_grace_seconds: float = Field(30.0, gt=0, description="Time a child has between the stop request and SIGKILL.")
     stall_seconds: float = Field(1800.0, gt=0, description="Longest time without progress before a child is killed.")
-    disconnect_seconds: float = Field(600.0, gt=0, description="Longest time without the database before a worker stops its child.")
-    retry_backoff_seconds: float = Field(10.0, ge=0, description="First wait before a retried attempt; doubles, capped at 10 min.")
-    max_lost_attempts: int = Field(5, ge=0, description="Infrastructure losses (worker gone, host killed) a job survives.")
+    disconnect_seconds: float = Field(
+        600.0, gt=0, description="Longest time without the database before a worker stops its child."
+    )
+    retry_backoff_seconds: float = Field(
+        10.0, ge=0, description="First wait before a retried attempt; doubles, capped at 10 min."
+    )
+    max_lost_attempts: int = Field(
+        5, ge=0, description="Infrastructure losses (worker gone, host killed) a job survives."
+    )
     max_failed_attempts: int = Field(1, ge=1, description="Attempts that may fail in the child before the job fails.")
     checkpoints_kept: int = Field(2, ge=1, description="Resumable checkpoints kept while a job runs.")
     blob_grace_seconds: float = Field(172_800.0, gt=0, description="Age at which an unreferenced blob is deleted.")

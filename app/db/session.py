@@ -22,7 +22,8 @@ def build_engine(settings: Settings) -> Engine:
         pool_timeout=5,
         connect_args={
             "connect_timeout": 5,
-            "options": "-c statement_timeout=30000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC",
+            "options": "-c statement_timeout=30000 -c lock_timeout=10000 -c timezone=UTC"
+            " -c idle_in_transaction_session_timeout=60000",
         },
     )
 

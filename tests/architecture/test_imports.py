@@ -14,7 +14,14 @@ HEAVY = ("torch", "transformers", "peft", "numpy")
 
 @pytest.mark.parametrize(
     "module",
-    ["app.main", "app.cli.main", "worker.celery_app", "worker.tasks", "worker.training.methods", "worker.training.data.reader"],
+    [
+        "app.main",
+        "app.cli.main",
+        "worker.celery_app",
+        "worker.tasks",
+        "worker.training.methods",
+        "worker.training.data.reader",
+    ],
 )
 def test_service_processes_load_no_tensor_library(module: str) -> None:
     program = f"import json, sys, {module}; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"

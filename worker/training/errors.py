@@ -1,7 +1,7 @@
 """Errors of the training library.
 
     TrainingError                  exit 1   code ``internal_error``
-    ├── DatasetError               exit 10  ``invalid_training_file`` / ``invalid_validation_file``, lists every bad line
+    ├── DatasetError               exit 10  ``invalid_training_file``, lists every bad line
     ├── SpecError                  exit 11  ``invalid_hyperparameters``
     ├── BaseModelError             exit 11  ``invalid_base_model``
     ├── DeviceOutOfMemoryError     exit 12  ``out_of_memory``
@@ -71,7 +71,7 @@ class DatasetError(TrainingError):
 
     def __init__(self, problems: tuple[RowProblem, ...], total: int, param: str = "training_file") -> None:
         first = "; ".join(str(problem) for problem in problems[:5])
-        more = f" (and {total - 5} more)" if total > 5 else ""  # noqa: PLR2004 - five fit in one readable sentence
+        more = f" (and {total - 5} more)" if total > 5 else ""
         super().__init__(f"{total} unusable row(s) in {param}: {first}{more}", param)
         self.args = (problems, total, param)
         self.problems = problems

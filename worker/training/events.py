@@ -1,7 +1,7 @@
-"""What a trainer process tells its parent: one JSON object a line on one pipe, discriminated by ``type``.
+r"""What a trainer process tells its parent: one JSON object a line on one pipe, discriminated by ``type``.
 
 The parent passes the pipe's number in ``NLFT_EVENTS_FD`` (absent: standard output) and the read end of a control pipe
-in ``NLFT_CONTROL_FD``. On the control pipe the parent writes ``stop\\n`` (checkpoint, exit 13) or ``cancel\\n``
+in ``NLFT_CONTROL_FD``. On the control pipe the parent writes ``stop\n`` (checkpoint, exit 13) or ``cancel\n``
 (exit 14); its end of file means that the parent is gone, and the child kills its own process group.
 """
 
@@ -39,7 +39,7 @@ class MessageEvent(msgspec.Struct, tag="message", tag_field="type", frozen=True)
 
 
 class MetricsEvent(msgspec.Struct, tag="metrics", tag_field="type", frozen=True, omit_defaults=True):
-    """One optimizer step. Losses are means over examples (nats); accuracies are in [0, 1]; tokens count prompt + response."""
+    """One optimizer step: losses are means over examples (nats), accuracies in [0, 1], tokens those of its sequences."""
 
     step: int
     total_steps: int

@@ -1,4 +1,4 @@
-"""The values that engine and methods exchange. Legend: B examples, N scored tokens, T tokens, V vocabulary, D hidden size."""
+"""What engine and methods exchange. Legend: B examples, N scored tokens, T tokens, V vocabulary, D hidden size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """One rendered text: ``input_ids`` int32 [T] and the ascending positions (>= 1) int32 [n] whose tokens are scored."""
+    """One rendered text: ``input_ids`` int32 [T], and ``scored`` int32 [n], the ascending positions (>= 1) to score."""
 
     input_ids: NDArray[np.int32]
     scored: NDArray[np.int32]

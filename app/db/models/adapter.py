@@ -7,7 +7,7 @@ from app.db.base import Base, CreatedAt, Json, PrimaryId, Timestamp
 
 
 class Adapter(Base):
-    """Named by ``model`` (``ft:{base}:{project}:{suffix}:{8 chars}``). Its files are ``artifacts`` rows owned by this id.
+    """Named by ``model`` (``ft:{base}:{project}:{suffix}:{8 chars}``); its files are ``artifacts`` rows of this id.
 
     The unique ``job_id`` is the last line of defence against two results of one job.
     """

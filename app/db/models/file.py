@@ -28,7 +28,5 @@ class FileHold(Base):
 
     __tablename__ = "file_holds"
 
-    job_id: Mapped[str] = mapped_column(
-        ForeignKey("fine_tuning_jobs.id", ondelete="CASCADE"), primary_key=True
-    )
+    job_id: Mapped[str] = mapped_column(ForeignKey("fine_tuning_jobs.id", ondelete="CASCADE"), primary_key=True)
     file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="RESTRICT"), primary_key=True, index=True)

@@ -45,14 +45,17 @@ class FineTuningJob(Base):
     __table_args__ = (
         CheckConstraint("status IN ('queued','running','succeeded','failed','cancelled')", name="status_known"),
         CheckConstraint(
-            "(status = 'running') = (lease_owner IS NOT NULL AND lease_token IS NOT NULL AND lease_expires_at IS NOT NULL)",
+            "(status = 'running') = "
+            "(lease_owner IS NOT NULL AND lease_token IS NOT NULL AND lease_expires_at IS NOT NULL)",
             name="running_has_lease",
         ),
         CheckConstraint("status <> 'succeeded' OR fine_tuned_model IS NOT NULL", name="succeeded_has_result"),
         CheckConstraint(
             "(status IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="terminal_has_end"
         ),
-        Index("ix_fine_tuning_jobs_claim", text("priority DESC"), "created_at", postgresql_where=text("status = 'queued'")),
+        Index(
+            "ix_fine_tuning_jobs_claim", text("priority DESC"), "created_at", postgresql_where=text("status = 'queued'")
+        ),
         Index("ix_fine_tuning_jobs_lease", "lease_expires_at", postgresql_where=text("status = 'running'")),
         Index("ix_fine_tuning_jobs_project_id_id", "project_id", "id"),
     )

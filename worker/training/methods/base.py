@@ -31,7 +31,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What "auto" may depend on: rows of the training file, parameters and context length (tokens) of the base model."""
+    """What "auto" may depend on: training rows; parameters and context length (tokens) of the base model."""
 
     rows: int
     model_parameters: int
@@ -52,7 +52,9 @@ class Hyperparameters(SpecModel):
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps that ramp up linearly.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, ge=0, description="Clip the gradient to this norm; 0 disables.")
-    max_seq_length: int = Field(2048, ge=8, description="Longest rendered sequence in tokens; longer rows are an error.")
+    max_seq_length: int = Field(
+        2048, ge=8, description="Longest rendered sequence in tokens; longer rows are an error."
+    )
     early_stopping_patience: int = Field(
         0, ge=0, description="Epochs without a lower validation loss before training stops; 0 disables."
     )
@@ -76,7 +78,9 @@ class Hyperparameters(SpecModel):
 class Renderer(Protocol):
     """What the engine offers a method to turn text into tokens. Ids are produced once per piece of text."""
 
-    def conversation(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> TokenSequence:
+    def conversation(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> TokenSequence:
         """Return a whole chat, with every assistant turn of weight other than 0 scored (its end token included)."""
         ...
 

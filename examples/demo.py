@@ -1,0 +1,244 @@
+"""`make demo`: tune a real pretrained model through the running service, as any HTTP client would.
+
+Starts ``nlft up`` on a private state directory, then talks to it with the stock ``openai`` client alone: upload,
+create, follow, download. Ctrl-C cancels the job and stops the service.
+"""
+
+import argparse
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from openai import OpenAI
+from openai.types.fine_tuning import FineTuningJob
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+HERE = Path(__file__).parent / "word_problems"
+MODEL = "smollm2-135m-instruct"
+TERMINAL = ("succeeded", "failed", "cancelled")
+SEED = 7
+READY_SECONDS = 180.0
+
+console = Console()
+
+
+def main() -> int:
+    """Run the demo for the methods named on the command line; return the exit status."""
+    parser = argparse.ArgumentParser(description="Fine-tune SmolLM2-135M-Instruct through the service.")
+    parser.add_argument("methods", nargs="*", default=["nlft"], help="training methods to run, one job each")
+    parser.add_argument("--state-dir", type=Path, default=Path(".state/demo"))
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with service(arguments.state_dir) as client:
+            jobs = [run_job(client, method, arguments.state_dir) for method in arguments.methods]
+    except KeyboardInterrupt:
+        console.print("[yellow]Interrupted: the job was cancelled and the service stopped.[/]")
+        return 130
+    console.print(results_table(jobs))
+    return 0 if all(job["status"] == "succeeded" for job in jobs) else 1
+
+
+@contextmanager
+def service(state_dir: Path) -> Iterator[OpenAI]:
+    """Yield a client of a service started on ``state_dir``; stop the service afterwards."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    log_path = state_dir / "demo.log"
+    command = [
+        sys.executable,
+        "-m",
+        "app.cli.main",
+        "up",
+        "--state-dir",
+        str(state_dir),
+        "--port",
+        "0",
+        "--exit-with-parent",
+    ]
+    with log_path.open("w") as log, console.status("Starting PostgreSQL, Valkey, the API and a worker …"):
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            connection = wait_until_ready(process, state_dir / "connection.json", log_path)
+        except BaseException:
+            stop(process)
+            raise
+    console.print(f"Service ready at [bold]{connection['base_url']}[/] (log: {log_path})")
+    try:
+        yield OpenAI(base_url=connection["base_url"], api_key=connection["api_key"])
+    finally:
+        stop(process)
+
+
+def wait_until_ready(process: "subprocess.Popen[bytes]", connection: Path, log: Path) -> dict[str, str]:
+    """Return the connection record once the service has written it.
+
+    Raises:
+        SystemExit: The service ended or was not ready in time; the message shows the end of its log.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if connection.exists():
+            record: dict[str, str] = json.loads(connection.read_text())
+            return record
+        time.sleep(0.1)
+    raise SystemExit("The service did not start. Its log ends with:\n" + "\n".join(log.read_text().splitlines()[-20:]))
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Ask the service to stop and wait for it; a second Ctrl-C meanwhile does not cut this short."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def run_job(client: OpenAI, method: str, state_dir: Path) -> dict[str, Any]:
+    """Upload, create, follow and download one job; return the figures of the closing table."""
+    training_file = upload_once(client, HERE / "train.jsonl")
+    validation_file = upload_once(client, HERE / "validation.jsonl")
+    settings = {"evaluation": {"max_new_tokens": 96, "max_examples": 150, "batch_size": 50}}
+    job = client.fine_tuning.jobs.create(
+        model=MODEL,
+        training_file=training_file,
+        validation_file=validation_file,
+        seed=SEED,
+        suffix=f"demo-{method}",
+        extra_body={"method": {"type": method, method: settings}},
+    )
+    console.print(f"Created job [bold]{job.id}[/] ({method})")
+    started = time.monotonic()
+    try:
+        events = follow(client, job.id)
+    except BaseException:
+        cancel(client, job.id)
+        raise
+    job = client.fine_tuning.jobs.retrieve(job.id)
+    return figures(client, job, events, time.monotonic() - started, state_dir)
+
+
+def upload_once(client: OpenAI, path: Path) -> str:
+    """Return the id of ``path`` on the service, uploading it unless an equal file is there already."""
+    content = path.read_bytes()
+    for file in client.files.list(purpose="fine-tune"):
+        if (
+            file.filename == path.name
+            and file.bytes == len(content)
+            and client.files.content(file.id).content == content
+        ):
+            return file.id
+    return client.files.create(file=(path.name, content), purpose="fine-tune").id
+
+
+def follow(client: OpenAI, job_id: str) -> list[dict[str, Any]]:
+    """Print a job's messages and draw its progress until it is terminal; return the payloads of its metrics events."""
+    seen: set[str] = set()
+    metrics: list[dict[str, Any]] = []
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(bar_width=40),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("queued", total=None, figures="")
+        while True:
+            job = client.fine_tuning.jobs.retrieve(job_id)
+            for event in reversed(list(client.fine_tuning.jobs.list_events(job_id, limit=100))):
+                if event.id in seen:
+                    continue
+                seen.add(event.id)
+                data: dict[str, Any] = dict(event.data) if isinstance(event.data, dict) else {}
+                if event.type == "metrics":
+                    metrics.append(data)
+                else:
+                    progress.console.print(f"  [dim]{event.message}[/]")
+            draw(progress, bar, job)
+            if job.status in TERMINAL:
+                return metrics
+            time.sleep(1.0)
+
+
+def draw(progress: Progress, bar: Any, job: FineTuningJob) -> None:
+    """Show the job's phase and how much of it is done."""
+    extra = job.model_extra or {}
+    done = extra.get("progress") or {}
+    loss = done.get("train_loss")
+    progress.update(
+        bar,
+        description=str(extra.get("phase") or job.status),
+        total=done.get("total"),
+        completed=done.get("done", 0),
+        figures=f"{done.get('done', 0)}/{done.get('total', '?')}" + (f" loss {loss:.3f}" if loss is not None else ""),
+    )
+
+
+def cancel(client: OpenAI, job_id: str) -> None:
+    """Cancel a job that nobody will wait for, so that it does not run on at the next start."""
+    if client.fine_tuning.jobs.retrieve(job_id).status not in TERMINAL:
+        client.fine_tuning.jobs.cancel(job_id)
+
+
+def figures(
+    client: OpenAI, job: FineTuningJob, metrics: list[dict[str, Any]], seconds: float, state_dir: Path
+) -> dict[str, Any]:
+    """Download a succeeded job's adapter and return what the table shows."""
+    row: dict[str, Any] = {"method": job.method.type if job.method else "?", "status": job.status, "seconds": seconds}
+    if job.status != "succeeded":
+        console.print(f"[red]{job.status}: {job.error.message if job.error else ''}[/]")
+        return row
+    folder = state_dir / "adapters" / job.id
+    archive = client.files.content(job.result_files[1]).content
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(folder, filter="data")
+    stages = {item["stage"]: item for item in metrics if "stage" in item}
+    weights = folder / "adapter_model.safetensors"
+    return row | {
+        "before": stages["before"],
+        "after": stages["after"],
+        "tokens": job.trained_tokens,
+        "bytes": weights.stat().st_size,
+        "folder": folder,
+        "model": job.fine_tuned_model,
+    }
+
+
+def results_table(rows: list[dict[str, Any]]) -> Table:
+    """Return the closing table."""
+    table = Table(title=f"{MODEL}, held-out word problems, seed {SEED}")
+    for heading in ("method", "status", "before", "after", "trained tokens", "wall time", "adapter", "where"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        if row["status"] == "succeeded":
+            accuracies = [
+                f"{row[s]['accuracy']:.1%} ({row[s]['correct']}/{row[s]['total']})" for s in ("before", "after")
+            ]
+            table.add_row(
+                row["method"],
+                row["status"],
+                *accuracies,
+                f"{row['tokens']:,}",
+                f"{row['seconds']:.0f} s",
+                f"{row['bytes'] / 1e6:.1f} MB",
+                str(row["folder"]),
+            )
+        else:
+            table.add_row(row["method"], row["status"], *["-"] * 6)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
