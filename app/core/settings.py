@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     storage_url: str = Field(
         "file:///var/lib/nlft/blobs",
         validation_alias="STORAGE_URL",
-        description="`file:///dir` or `s3://bucket/prefix` (with AWS_*). Unset under `nlft up`: in the state directory.",
+        description="`file:///dir` or `s3://bucket/prefix` (with AWS_*). Unset under `nlft up`: local.",
     )
     api_key_pepper: SecretStr = Field(
         SecretStr(""), description="Secret mixed into stored key hashes; required. Changing it revokes every key."

@@ -39,7 +39,7 @@ class MessageEvent(msgspec.Struct, tag="message", tag_field="type", frozen=True)
 
 
 class MetricsEvent(msgspec.Struct, tag="metrics", tag_field="type", frozen=True, omit_defaults=True):
-    """One optimizer step: losses are means over examples (nats), accuracies in [0, 1], tokens those of its sequences."""
+    """One optimizer step: losses are means over examples in nats, accuracies in [0, 1], tokens of its sequences."""
 
     step: int
     total_steps: int
