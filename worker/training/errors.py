@@ -72,7 +72,7 @@ class DatasetError(TrainingError):
     def __init__(self, problems: tuple[RowProblem, ...], total: int, param: str = "training_file") -> None:
         first = "; ".join(str(problem) for problem in problems[:5])
         more = f" (and {total - 5} more)" if total > 5 else ""
-        super().__init__(f"{total} unusable row(s) in {param}: {first}{more}", param)
+        super().__init__(f"{total} problem(s) in {param}: {first}{more}", param)
         self.args = (problems, total, param)
         self.problems = problems
         self.total = total

@@ -7,6 +7,8 @@
 | completion | ``prompt``, ``completion`` |
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -80,3 +82,9 @@ class CompletionExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 Example = NLFTExample | ChatExample | CompletionExample
+
+RowFormat = Literal["nlft", "chat", "completion"]
+
+EXAMPLE_TYPES: Mapping[RowFormat, type[Example]] = MappingProxyType(
+    {"nlft": NLFTExample, "chat": ChatExample, "completion": CompletionExample}
+)

@@ -1,0 +1,293 @@
+"""Reads JSON-lines datasets: bytes in, typed rows out, and a report of every bad line. Loads neither torch nor numpy.
+
+A plainly sound row takes the fast path: a typed decode, byte counts that rule out duplicate keys, rules about meaning.
+Anything else goes to ``diagnosis``, which has the last word.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from worker.training.data.diagnosis import diagnose, find_format
+from worker.training.data.examples import EXAMPLE_TYPES, ChatExample, Example, Message, NLFTExample, RowFormat
+from worker.training.data.row_checks import Fault, find_faults
+from worker.training.errors import DatasetError, RowProblem
+
+_DECODERS = {name: msgspec.json.Decoder(row_type) for name, row_type in EXAMPLE_TYPES.items()}
+_ROW_KEYS = {
+    row_type: tuple(f'"{name}"'.encode() for name in row_type.__struct_fields__) for row_type in EXAMPLE_TYPES.values()
+}
+_MESSAGE_KEYS = tuple((name, f'"{name}"'.encode()) for name in Message.__struct_fields__)
+_encode_row = msgspec.json.Encoder().encode
+
+# An escaped NUL, or an escaped letter that could hide a repeated key (`m`, `_`).
+_SUSPICIOUS_ESCAPE = re.compile(rb"\\u00(?:00|5[fF]|6|7)")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """Bounds on what a reader takes and keeps.
+
+    Attributes:
+        line_bytes: Longest line without its newline.
+        problems: Problems and warnings kept, each; all are counted.
+        tracked_rows: Rows remembered for the search for duplicates, about 100 bytes each.
+    """
+
+    line_bytes: int = 2 * 1024 * 1024
+    problems: int = 100
+    tracked_rows: int = 1_000_000
+
+
+class Row(NamedTuple):
+    """An ``example`` and the 1-based ``line`` it came from."""
+
+    line: int
+    example: Example
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReport:
+    """What a file holds.
+
+    Attributes:
+        format: The format of its rows, or None when no line told.
+        rows: Sound rows.
+        lines: Lines, the last with or without a newline.
+        bytes: Bytes read.
+        counts: NLFT rows: ``right``, ``wrong``, ``without_response``, ``without_reference``, ``without_judgment``
+            (wrong responses that nothing criticises). Chat rows: ``trained_turns``.
+        problems: What forbids training, in order of lines, capped.
+        total_problems: All problems, also those that are not listed.
+        warnings: What deserves a look (duplicate rows), capped.
+        total_warnings: All warnings.
+    """
+
+    format: RowFormat | None
+    rows: int
+    lines: int
+    bytes: int
+    counts: Mapping[str, int]
+    problems: tuple[RowProblem, ...]
+    total_problems: int
+    warnings: tuple[RowProblem, ...]
+    total_warnings: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON-compatible values."""
+        return asdict(self)
+
+    def raise_for_problems(self, param: str = "training_file") -> None:
+        """Raise DatasetError when there is any problem; ``param`` names the file in it."""
+        if self.total_problems:
+            raise DatasetError(self.problems, self.total_problems, param)
+
+
+@dataclass(slots=True)
+class _Findings:
+    """Problems or warnings: the first ``limit``, and the count of all."""
+
+    limit: int
+    kept: list[RowProblem] = field(default_factory=list)
+    total: int = 0
+
+    def add(self, line: int, fault: Fault) -> None:
+        self.total += 1
+        if len(self.kept) < self.limit:
+            self.kept.append(RowProblem(line, *fault))
+
+
+class RowReader:
+    """Takes a dataset in chunks of any size and returns its rows as soon as their lines are complete.
+
+    Rows and report do not depend on how the bytes are cut. Memory: one line, one chunk and the bounds of ``limits``.
+    """
+
+    def __init__(self, limits: ReadLimits | None = None) -> None:
+        self._limits = limits or ReadLimits()
+        self._problems = _Findings(self._limits.problems)
+        self._warnings = _Findings(self._limits.problems)
+        self._counts: Counter[str] = Counter()
+        self._first_lines: dict[int, int] = {}
+        self._tail = bytearray()
+        self._tail_is_too_long = False
+        self._blank_lines = 0
+        self._format: RowFormat | None = None
+        self._rows = self._lines = self._bytes = 0
+
+    def feed(self, chunk: bytes) -> list[Row]:
+        """Take the next bytes; return the sound rows whose lines they complete."""
+        self._bytes += len(chunk)
+        first, *rest = chunk.split(b"\n")
+        self._extend_tail(first)
+        if not rest:
+            return []
+        rows = [self._take_tail()]
+        rows.extend(map(self._take_line, rest[:-1]))
+        self._extend_tail(rest[-1])
+        return [row for row in rows if row is not None]
+
+    def finish(self) -> list[Row]:
+        """Take the last line, which may lack its newline; return its row if it is sound. Call ``report`` afterwards."""
+        row = self._take_tail() if self._tail or self._tail_is_too_long else None
+        if self._lines == self._blank_lines:
+            self._problems.add(1, Fault("", "empty_file", "the file holds no rows; write one JSON object a line"))
+        return [] if row is None else [row]
+
+    def rows(self, chunks: Iterable[bytes]) -> Iterator[Row]:
+        """Yield the sound rows of ``chunks``, for example of a file opened in binary mode, then finish."""
+        for chunk in chunks:
+            yield from self.feed(chunk)
+        yield from self.finish()
+
+    def report(self) -> ReadReport:
+        """Return what was read so far."""
+        return ReadReport(
+            format=self._format,
+            rows=self._rows,
+            lines=self._lines,
+            bytes=self._bytes,
+            counts=dict(self._counts),
+            problems=tuple(self._problems.kept),
+            total_problems=self._problems.total,
+            warnings=tuple(self._warnings.kept),
+            total_warnings=self._warnings.total,
+        )
+
+    def _extend_tail(self, piece: bytes) -> None:
+        if len(self._tail) + len(piece) > self._limits.line_bytes:
+            self._tail_is_too_long = True
+            self._tail.clear()
+        elif not self._tail_is_too_long:
+            self._tail += piece
+
+    def _take_tail(self) -> Row | None:
+        if self._tail_is_too_long:
+            self._tail_is_too_long = False
+            self._tail.clear()
+            self._begin_line(is_blank=False)
+            self._add_too_long()
+            return None
+        line = bytes(self._tail)
+        self._tail.clear()
+        return self._take_line(line)
+
+    def _take_line(self, line: bytes) -> Row | None:
+        is_blank = not line or line.isspace()
+        self._begin_line(is_blank=is_blank)
+        if is_blank:
+            return None
+        if len(line) > self._limits.line_bytes:
+            self._add_too_long()
+            return None
+        example = self._find_example(line)
+        if example is None:
+            return None
+        self._count(example)
+        return Row(self._lines, example)
+
+    def _begin_line(self, *, is_blank: bool) -> None:
+        """Count the line; blank lines become problems once a line with content follows."""
+        self._lines += 1
+        if is_blank:
+            self._blank_lines += 1
+            return
+        if self._blank_lines:
+            for line in range(self._lines - self._blank_lines, self._lines):
+                self._problems.add(line, Fault("", "blank_line", "the line is blank; delete it"))
+            self._blank_lines = 0
+
+    def _add_too_long(self) -> None:
+        reason = f"the line is longer than {self._limits.line_bytes} bytes; shorten or split the row"
+        self._problems.add(self._lines, Fault("", "line_too_long", reason))
+
+    def _find_example(self, line: bytes) -> Example | None:
+        if self._format is None:
+            self._format = find_format(line)
+        example = _decode(line, self._format)
+        if example is not None and _has_unique_keys(line, example) and next(find_faults(example), None) is None:
+            return example
+        faults = diagnose(line, self._format)
+        if not faults and example is None:
+            faults = [Fault("", "invalid_row", "the line does not follow the row format")]
+        for fault in faults:
+            self._problems.add(self._lines, fault)
+        return None if faults else example
+
+    def _count(self, example: Example) -> None:
+        self._rows += 1
+        if isinstance(example, NLFTExample):
+            self._counts.update(_nlft_labels(example))
+        elif isinstance(example, ChatExample):
+            self._counts["trained_turns"] += sum(
+                turn.role == "assistant" and turn.weight != 0 for turn in example.messages
+            )
+        key = hash(_encode_row(example))
+        first = self._first_lines.get(key)
+        if first is not None:
+            self._warnings.add(
+                self._lines, Fault("", "duplicate_row", f"the same row as line {first}; keep one of them")
+            )
+        elif len(self._first_lines) < self._limits.tracked_rows:
+            self._first_lines[key] = self._lines
+
+
+def read_rows(chunks: Iterable[bytes], param: str = "training_file") -> list[Row]:
+    """Return all rows of a dataset given as an opened binary file or any other cut of its bytes.
+
+    Raises:
+        DatasetError: A line is not a sound row; lists every such line. ``param`` names the file in it.
+    """
+    reader = RowReader()
+    rows = list(reader.rows(chunks))
+    reader.report().raise_for_problems(param)
+    return rows
+
+
+def _decode(line: bytes, row_format: RowFormat | None) -> Example | None:
+    if row_format is None:
+        return None
+    try:
+        return _DECODERS[row_format].decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _has_unique_keys(line: bytes, row: Example) -> bool:
+    """Return whether the bytes prove that no object of ``line`` repeats a key; False means "look closer".
+
+    Quotes inside JSON strings are escaped, so ``"role"`` occurs in a line only as a whole string: a key or a value. As
+    many of them as there are messages with a role leaves no room for a repetition.
+    """
+    if b"\\u00" in line and _SUSPICIOUS_ESCAPE.search(line):
+        return False
+    if any(line.count(key) > 1 for key in _ROW_KEYS[type(row)]):
+        return False
+    if isinstance(row, NLFTExample | ChatExample):
+        return not (isinstance(row, ChatExample) and row.tools) and _has_unique_message_keys(line, row.messages)
+    return True
+
+
+def _has_unique_message_keys(line: bytes, messages: list[Message]) -> bool:
+    if any(message.tool_calls or isinstance(message.content, list) for message in messages):
+        return False
+    return all(
+        line.count(key) == sum(getattr(message, name) is not None for message in messages)
+        for name, key in _MESSAGE_KEYS
+    )
+
+
+def _nlft_labels(row: NLFTExample) -> Iterator[str]:
+    if row.reference is None:
+        yield "without_reference"
+    if row.response is None:
+        yield "without_response"
+        return
+    is_wrong = row.correct is False or row.judgment is not None
+    yield "wrong" if is_wrong else "right"
+    if is_wrong and row.judgment is None:
+        yield "without_judgment"
