@@ -8,6 +8,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 Json = dict[str, Any]
+# None is SQL NULL, not the JSON value null, so that IS NULL finds it.
+_JSON = JSONB(none_as_null=True)
 Timestamp = Annotated[datetime, mapped_column(DateTime(timezone=True))]
 CreatedAt = Annotated[datetime, mapped_column(DateTime(timezone=True), server_default=func.now())]
 PrimaryId = Annotated[str, mapped_column(Text, primary_key=True)]
@@ -25,4 +27,4 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {str: Text, Json: JSONB, list[Json]: JSONB}  # noqa: RUF012 - read by SQLAlchemy on the class
+    type_annotation_map = {str: Text, Json: _JSON, list[Json]: _JSON}  # noqa: RUF012 - read by SQLAlchemy on the class
