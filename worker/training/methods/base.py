@@ -7,8 +7,9 @@ owns no loop, model, tokenizer or device, and needs torch only as a type (under 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from worker.training.data.examples import Example, Message
+    from worker.training.errors import RowProblem
     from worker.training.types import (
         LossOutput,
         RenderedExample,
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     )
 
 AUTO = "auto"
+_FEWEST_STEPS = 60
+_BATCH_SIZES = ((128, 4), (1024, 8), (8192, 16), (math.inf, 32))
+_RATE_EXPONENT = math.log(10) / math.log(8e9 / 135e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,21 @@ class Hyperparameters(SpecModel):
 
     @classmethod
     def auto(cls, facts: RunFacts) -> dict[str, Any]:
-        """Return the values that "auto" stands for in a run with these facts; a field left out keeps its default."""
-        raise NotImplementedError
+        """Return the values that "auto" stands for in a run with these facts; a field left out keeps its default.
+
+        Few rows are repeated until about sixty optimizer steps are made (at most 25 passes); the learning rate falls
+        with the size of the base model, from 1e-3 at 135 million parameters to 1e-4 at 8 billion.
+        """
+        batch_size = next(size for most_rows, size in _BATCH_SIZES if facts.rows <= most_rows)
+        steps_per_epoch = max(1, math.ceil(facts.rows / batch_size))
+        least_epochs = 3 if facts.rows <= 1000 else 2 if facts.rows <= 5000 else 1
+        rate = 1e-3 * (135e6 / max(1, facts.model_parameters)) ** _RATE_EXPONENT
+        return {
+            "n_epochs": min(25, max(least_epochs, round(_FEWEST_STEPS / steps_per_epoch))),
+            "batch_size": batch_size,
+            "learning_rate": float(f"{min(2e-3, max(2e-5, rate)):.1e}"),
+            "max_seq_length": max(8, min(2048, facts.context_length)),
+        }
 
     @classmethod
     def resolve(cls, requested: Mapping[str, Any], facts: RunFacts) -> Self:
@@ -71,7 +89,7 @@ class Hyperparameters(SpecModel):
         Raises:
             pydantic.ValidationError: A field is unknown or out of range.
         """
-        explicit = {name: value for name, value in requested.items() if value != AUTO}
+        explicit = {name: value for name, value in requested.items() if value != AUTO or name not in cls.model_fields}
         return cls.model_validate({**cls.auto(facts), **explicit})
 
 
@@ -96,8 +114,35 @@ class Renderer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a probe has to say to the job's owner: a sentence and the figures behind it."""
+
+    level: Literal["info", "warn"]
+    message: str
+    data: Mapping[str, float] = field(default_factory=dict)
+
+
+class Probe(Protocol):
+    """A measurement on the first rows of the training file, made once, with the untrained model."""
+
+    sample_size: ClassVar[int]
+
+    def passes(self, hyperparameters: Any) -> tuple[ScoringPass, ...]:
+        """Return the forward passes to measure, all without gradient."""
+        ...
+
+    def render(self, example: Example, renderer: Renderer, hyperparameters: Any) -> RenderedExample:
+        """Return the sequences to measure for one row."""
+        ...
+
+    def diagnose(self, batch: ScoredBatch, hyperparameters: Any) -> Finding:
+        """Return what the scores of the sample mean for the run."""
+        ...
+
+
 class Method(Protocol):
-    """A training method. Instances are stateless."""
+    """A training method. Instances are stateless. ``probe`` is measured before training, None measures nothing."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -105,6 +150,7 @@ class Method(Protocol):
     example_types: ClassVar[tuple[type[Example], ...]]
     hyperparameters_type: ClassVar[type[Hyperparameters]]
     main_pass: ClassVar[str]
+    probe: ClassVar[Probe | None]
 
     def adapter(self, hyperparameters: Any) -> LoraSettings:
         """Return the adapter settings used when the job names none."""
@@ -114,8 +160,12 @@ class Method(Protocol):
         """Return the forward passes that the loss needs under these hyperparameters."""
         ...
 
+    def check(self, example: Example, line: int) -> tuple[RowProblem, ...]:
+        """Return what keeps a row of an accepted type from being trained with this method; ``line`` is 1-based."""
+        ...
+
     def render(self, example: Example, renderer: Renderer, hyperparameters: Any) -> RenderedExample:
-        """Return the sequences and values of one row."""
+        """Return the sequences and values of a row that ``check`` finds nothing in."""
         ...
 
     def loss(self, batch: ScoredBatch, hyperparameters: Any) -> LossOutput:

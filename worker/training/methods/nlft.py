@@ -1,0 +1,226 @@
+"""Natural Language Fine-Tuning: the model's own reaction to guidance decides how much each token counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from worker.training.data.examples import Example, NLFTExample
+from worker.training.errors import RowProblem
+from worker.training.methods.base import AUTO, Finding, Hyperparameters
+from worker.training.methods.prompts import PROMPT_SETS, guide
+from worker.training.methods.ragged import align, clamp_logprobs, log_complement, mean_by_example
+from worker.training.methods.saliency import Evidence, Saliency, SaliencyHyperparameters, weigh_tokens
+from worker.training.spec import LoraSettings
+from worker.training.types import LossOutput, RenderedExample, ScoringPass
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from worker.training.methods.base import Probe, Renderer, RunFacts
+    from worker.training.types import ScoredBatch
+
+# What the paper and its code used, as far as this library has it: the base model stays in its own precision, not 8-bit.
+_PAPER: Mapping[str, Any] = {
+    "n_epochs": 10,
+    "batch_size": 4,
+    "learning_rate": 5e-5,
+    "lr_scheduler": "cosine",
+    "warmup_ratio": 0.1,
+    "over_cap": "salient_only",
+    "hindsight_weight": 1.0,
+    "cluster": "distance",
+    "scoring": "online",
+    "loss_scale": 10.0,
+    "prompts": "instruction_first",
+}
+
+
+class NLFTHyperparameters(SaliencyHyperparameters):
+    """Settings of NLFT.
+
+    Defaults are the published values but where measurements on a small model spoke against them: contexts scored once,
+    no hindsight term, no neighbours, and salient tokens over the cap masked instead of trained alone.
+    """
+
+    preset: Literal["auto", "paper"] = Field(
+        "auto",
+        description="`paper` takes the published values, its LoRA (r 16, alpha 16, dropout 0.05 on gate/up/down) and "
+        "learning rate; the base stays in its own precision instead of 8-bit. Values set beside it win.",
+    )
+    prompts: Literal["default", "instruction_first"] = Field(
+        "default", description="Prompt set of the reference and judgment contexts."
+    )
+    scoring: Literal["online", "frozen"] = Field(
+        "frozen",
+        description="`online`: contexts are scored by the model being trained at every step, as published. "
+        "`frozen`: once, by the base model; every epoch then costs what supervised training costs.",
+    )
+    nll_weight: float = Field(1.0, ge=0, description="Weight of the plain log-likelihood of right responses.")
+    hindsight_weight: float = Field(
+        0.0, ge=0, description="Weight of a wrong response's log-likelihood given its judgment; published: 1."
+    )
+    loss_scale: float = Field(1.0, gt=0, description="Multiplies the loss; published: 10.")
+
+    @classmethod
+    def resolve(cls, requested: Mapping[str, Any], facts: RunFacts) -> Self:
+        """Return complete hyperparameters: what the user set, else the preset's values, else what "auto" stands for.
+
+        Raises:
+            pydantic.ValidationError: A field is unknown or out of range.
+        """
+        preset = _PAPER if requested.get("preset") == "paper" else {}
+        explicit = {name: value for name, value in requested.items() if value != AUTO or name not in cls.model_fields}
+        return cls.model_validate({**cls.auto(facts), **preset, **explicit})
+
+
+class GuidanceProbe:
+    """Whether the model can use the guidance at all: does the reference text become likelier once it is shown?"""
+
+    sample_size: ClassVar[int] = 32
+
+    def passes(self, hyperparameters: NLFTHyperparameters) -> tuple[ScoringPass, ...]:  # noqa: ARG002 - the protocol's shape
+        """Return the reference text behind the plain and behind the guided prompt, by the bare base model."""
+        return (
+            ScoringPass("plain", "plain", with_adapter=False),
+            ScoringPass("guided", "guided", with_adapter=False),
+        )
+
+    def render(self, example: Example, renderer: Renderer, hyperparameters: NLFTHyperparameters) -> RenderedExample:
+        """Return the reference as the answer to the plain and to the guided prompt."""
+        row, _, reference = _require(example)
+        guided = guide(row.messages, PROMPT_SETS[hyperparameters.prompts].reference, reference)
+        return RenderedExample(
+            {"plain": renderer.exchange(row.messages, reference), "guided": renderer.exchange(guided, reference)}
+        )
+
+    def diagnose(self, batch: ScoredBatch, hyperparameters: NLFTHyperparameters) -> Finding:  # noqa: ARG002
+        """Return the mean log-probabilities (nats per token, mean over examples), a warning where guidance hurts."""
+        plain, guided = (
+            float(mean_by_example(scores.logprobs, scores).mean())
+            for scores in (batch.passes["plain"], batch.passes["guided"])
+        )
+        figures = {"plain_logprob": plain, "guided_logprob": guided, "gain": guided - plain}
+        told = (
+            f"mean log-probability of the reference text {plain:.3f} without and {guided:.3f} with the reference shown"
+        )
+        if guided > plain:
+            return Finding("info", f"Guidance check passed: {told}.", figures)
+        return Finding(
+            "warn",
+            f"This model or prompt set cannot use the guidance ({told}): NLFT is unlikely to help. "
+            "Try another prompt set, a larger model, or supervised training.",
+            figures,
+        )
+
+
+class NLFT:
+    """Natural Language Fine-Tuning (Liu et al. 2024, https://arxiv.org/abs/2412.20382).
+
+    The contrast of likelihood and unlikelihood under a judgment comes from CUT (https://arxiv.org/abs/2312.14591).
+    """
+
+    name: ClassVar[str] = "nlft"
+    summary: ClassVar[str] = "Weighs every token by how its probability changes when guidance is shown."
+    paper: ClassVar[str] = "https://arxiv.org/abs/2412.20382"
+    example_types: ClassVar[tuple[type[Example], ...]] = (NLFTExample,)
+    hyperparameters_type: ClassVar[type[Hyperparameters]] = NLFTHyperparameters
+    main_pass: ClassVar[str] = "base"
+    probe: ClassVar[Probe | None] = GuidanceProbe()
+
+    def adapter(self, hyperparameters: NLFTHyperparameters) -> LoraSettings:
+        """Return the adapter settings used when the job names none; the preset `paper` has its own."""
+        if hyperparameters.preset == "paper":
+            return LoraSettings(r=16, alpha=16, dropout=0.05, target_modules=["gate_proj", "up_proj", "down_proj"])
+        return LoraSettings()
+
+    def passes(self, hyperparameters: NLFTHyperparameters) -> tuple[ScoringPass, ...]:
+        """Return base (gradient), reference and judgment, and what the scoring mode and the hindsight term add.
+
+        With frozen scoring b is the base model's too, since j / b compares two prompts, not two models.
+        """
+        hindsight = hyperparameters.hindsight_weight > 0
+        base = ScoringPass("base", "base", with_grad=True, with_hidden=hyperparameters.cluster != "none")
+        if hyperparameters.scoring == "online":
+            return (
+                base,
+                ScoringPass("reference", "reference"),
+                ScoringPass("judgment", "judgment", with_grad=hindsight),
+            )
+        cached = tuple(
+            ScoringPass(name, sequence, with_adapter=False, cached=True)
+            for name, sequence in (("reference", "reference"), ("judgment", "judgment"), ("judged_base", "judged_base"))
+        )
+        return (base, *cached, *([ScoringPass("hindsight", "judgment", with_grad=True)] if hindsight else []))
+
+    def check(self, example: Example, line: int) -> tuple[RowProblem, ...]:
+        """Return what keeps this row from being trained: no response or no reference."""
+        if not isinstance(example, NLFTExample):
+            return (RowProblem(line, "", "wrong_format", "nlft trains rows with messages, response and reference"),)
+        wanted = (("response", example.response), ("reference", example.reference))
+        return tuple(
+            RowProblem(line, field, f"missing_{field}", f"nlft needs a {field} in every row")
+            for field, text in wanted
+            if not text
+        )
+
+    def render(self, example: Example, renderer: Renderer, hyperparameters: NLFTHyperparameters) -> RenderedExample:
+        """Return the response in its three contexts; a wrong one without a judgment has two.
+
+        Raises:
+            ValueError: The row has no response or no reference.
+        """
+        row, response, reference = _require(example)
+        prompts = PROMPT_SETS[hyperparameters.prompts]
+        right = row.judgment is None if row.correct is None else row.correct
+        base = renderer.exchange(row.messages, response)
+        guided = guide(row.messages, prompts.reference, reference)
+        sequences = {"base": base, "reference": renderer.exchange(guided, response)}
+        if row.judgment and not right:
+            judged = guide(row.messages, prompts.judgment, row.judgment)
+            sequences |= {"judgment": renderer.exchange(judged, response), "judged_base": base}
+        return RenderedExample(sequences, {"right": float(right)})
+
+    def loss(self, batch: ScoredBatch, hyperparameters: NLFTHyperparameters) -> LossOutput:
+        """Return -(1/n) sum_t of w log b (raised) or w log(1 - b) (lowered), plus the likelihood terms, per example."""
+        base, right = batch.passes["base"], batch.values["right"]
+        saliency = self.saliency(batch, hyperparameters)
+        raised = saliency.weights * clamp_logprobs(base.logprobs)
+        lowered = saliency.weights * log_complement(base.logprobs)
+        losses = -mean_by_example(lowered.where(saliency.lowered, raised), base)
+        if hyperparameters.nll_weight:
+            likelihood = mean_by_example(clamp_logprobs(base.logprobs), base)
+            losses = losses - hyperparameters.nll_weight * right * likelihood
+        if hyperparameters.hindsight_weight:
+            judged = batch.passes.get("hindsight", batch.passes["judgment"])
+            losses = losses - hyperparameters.hindsight_weight * mean_by_example(
+                clamp_logprobs(judged.logprobs), judged
+            )
+        metrics = {
+            "token_weight": mean_by_example(saliency.weights, base).mean(),
+            "salient_fraction": mean_by_example(saliency.salient.float(), base).mean(),
+            "lowered_fraction": mean_by_example(saliency.lowered.float(), base).mean(),
+        }
+        return LossOutput(hyperparameters.loss_scale * losses, saliency.weights, metrics)
+
+    def saliency(self, batch: ScoredBatch, hyperparameters: NLFTHyperparameters) -> Saliency:
+        """Return the weight and class of every token of the base pass [N], without gradient."""
+        base = batch.passes["base"]
+        live = base.logprobs.detach()
+        judged_base = batch.passes.get("judged_base")
+        evidence = Evidence(
+            tokens=base,
+            right=batch.values["right"] > 0,
+            log_base=live if judged_base is None else align(judged_base, base, absent=0.0),
+            log_reference=batch.passes["reference"].logprobs,
+            log_judgment=align(batch.passes["judgment"], base, absent=float("-inf")).detach(),
+        )
+        return weigh_tokens(evidence, hyperparameters)
+
+
+def _require(example: Example) -> tuple[NLFTExample, str, str]:
+    if not isinstance(example, NLFTExample) or not example.response or not example.reference:
+        msg = "an NLFT row needs a response and a reference"
+        raise ValueError(msg)
+    return example, example.response, example.reference
