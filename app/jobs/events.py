@@ -1,0 +1,42 @@
+"""Appending to a job's history, in the transaction that changes the job."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.core import ids
+from app.db.base import Json
+from app.db.models.fine_tuning_job import FineTuningJob
+from app.db.models.job_event import JobEvent
+
+
+def append_event(
+    session: Session,
+    job_id: str,
+    *,
+    attempt: int,
+    level: str,
+    message: str,
+    type: str = "message",
+    data: Json | None = None,
+) -> JobEvent:
+    """Add one event and flush it; the caller commits.
+
+    The job's row is locked first: sequence numbers of one job are handed out in commit order, so a reader that has
+    seen number n never misses a smaller one.
+
+    Args:
+        session: Session of the transaction that changes the job.
+        job_id: An existing job.
+        attempt: Attempt that the event belongs to; 0 before the first claim.
+        level: ``info``, ``warn`` or ``error``.
+        message: A sentence for the job's owner.
+        type: ``message`` or ``metrics``.
+        data: Machine-readable detail.
+    """
+    session.execute(select(FineTuningJob.id).where(FineTuningJob.id == job_id).with_for_update(key_share=True))
+    event = JobEvent(
+        id=ids.new_id(ids.EVENT), job_id=job_id, attempt=attempt, level=level, type=type, message=message, data=data
+    )
+    session.add(event)
+    session.flush()
+    return event

@@ -1,0 +1,120 @@
+"""The rows of a result and of a checkpoint. Their blobs are stored and recorded before these are written."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from app.core import ids
+from app.db.base import Json
+from app.db.models.adapter import Adapter
+from app.db.models.artifact import Artifact
+from app.db.models.base_model import BaseModel
+from app.db.models.checkpoint import Checkpoint
+from app.db.models.file import File
+from app.db.models.fine_tuning_job import FineTuningJob
+from app.db.models.project import Project
+from app.jobs import leases
+from app.jobs.events import append_event
+from app.jobs.leases import Lease
+
+RESULT_PURPOSE = "fine-tune-results"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A named file whose bytes lie in storage under ``sha256``."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What a finished training leaves: ``downloads`` become files of the project, in this order."""
+
+    trained_tokens: int
+    metrics: Json
+    artifacts: tuple[StoredFile, ...]
+    downloads: tuple[StoredFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedResult:
+    """Names under which the result is visible."""
+
+    model: str
+    adapter_id: str
+    file_ids: tuple[str, ...] = field(default=())
+
+
+def add_result(session: Session, job: FineTuningJob, result: JobResult) -> PublishedResult:
+    """Insert the adapter, its artifacts and the downloadable files; the caller holds the job's row and commits."""
+    adapter = Adapter(
+        id=ids.new_id(ids.ADAPTER),
+        project_id=job.project_id,
+        job_id=job.id,
+        model=tuned_model_name(session, job),
+        base_model_id=job.base_model_id,
+        base_model_digest=session.scalars(select(BaseModel.digest).where(BaseModel.id == job.base_model_id)).one(),
+        metrics=result.metrics,
+    )
+    files = [_result_file(job, stored) for stored in result.downloads]
+    session.add_all([adapter, *files])
+    session.add_all(_artifacts(job.id, adapter.id, result.artifacts))
+    session.flush()
+    return PublishedResult(adapter.model, adapter.id, tuple(file.id for file in files))
+
+
+def tuned_model_name(session: Session, job: FineTuningJob) -> str:
+    """Return ``ft:{base}:{project}:{suffix}:{8 characters}``, unique through the random end of the job's id."""
+    project = session.scalars(select(Project.name).where(Project.id == job.project_id)).one()
+    base = job.base_model_id.replace("/", "-")
+    return f"ft:{base}:{_slug(project)}:{job.suffix or ''}:{job.id[-8:]}"
+
+
+def register_checkpoint(
+    session: Session, lease: Lease, *, step: int, metrics: Json, files: Sequence[StoredFile]
+) -> Checkpoint:
+    """Record an uploaded checkpoint; a later attempt's replaces an earlier one's of the same step.
+
+    Raises:
+        LeaseLostError: The job is no longer this attempt's.
+    """
+    job = leases.lock(session, lease)
+    known = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step)
+    checkpoint = session.scalar(known)
+    if checkpoint is None:
+        checkpoint = Checkpoint(id=ids.new_id(ids.CHECKPOINT), job_id=job.id, step=step)
+        session.add(checkpoint)
+    session.execute(delete(Artifact).where(Artifact.owner_id == checkpoint.id))
+    checkpoint.attempt, checkpoint.metrics, checkpoint.resumable = lease.attempt, metrics, True
+    session.add_all(_artifacts(job.id, checkpoint.id, files))
+    message = f"Checkpoint created at step {step}."
+    append_event(session, job.id, attempt=lease.attempt, level="info", message=message, data={"step": step})
+    return checkpoint
+
+
+def _result_file(job: FineTuningJob, stored: StoredFile) -> File:
+    return File(
+        id=ids.new_id(ids.FILE),
+        project_id=job.project_id,
+        filename=stored.name,
+        purpose=RESULT_PURPOSE,
+        bytes=stored.bytes,
+        sha256=stored.sha256,
+    )
+
+
+def _artifacts(job_id: str, owner_id: str, files: Sequence[StoredFile]) -> list[Artifact]:
+    return [
+        Artifact(owner_id=owner_id, name=file.name, job_id=job_id, bytes=file.bytes, sha256=file.sha256)
+        for file in files
+    ]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,84 @@
+"""Sends Celery messages by name, so that the API knows neither the tasks nor anything that trains."""
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as BudgetExceededError
+from typing import Any, Self
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from app.core.failpoints import pass_failpoint
+from app.core.settings import Settings
+
+RUN_JOB = "nlft.run_job"
+QUEUE_NAME = "nlft.jobs"
+MESSAGE_VERSION = 1
+BUDGET_SECONDS = 1.0
+PAUSE_SECONDS = 2.0
+_log = logging.getLogger(__name__)
+
+
+def broker_options(*, read_seconds: float, connect_seconds: float) -> dict[str, Any]:
+    """Return transport options under which a dead or half-open broker connection is noticed, in seconds."""
+    return {
+        "socket_timeout": read_seconds,
+        "socket_connect_timeout": connect_seconds,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+        "retry_on_timeout": False,
+    }
+
+
+class JobQueue:
+    """Announces jobs to the workers.
+
+    One thread of its own does the sending, so that a broker that hangs costs a request no more than the budget; after
+    a failure nobody tries for a moment, so that a dead broker does not slow every request.
+    """
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix="job-queue")
+        self._down_until = 0.0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return a queue on the settings' broker; connects on first use."""
+        celery = Celery("nlft-api", broker=settings.broker_url.get_secret_value(), set_as_current=False)
+        celery.conf.update(
+            task_ignore_result=True,
+            task_serializer="json",
+            task_default_queue=QUEUE_NAME,
+            broker_connection_retry=False,
+            broker_transport_options=broker_options(read_seconds=BUDGET_SECONDS, connect_seconds=BUDGET_SECONDS),
+        )
+        return cls(celery)
+
+    def enqueue_job(self, job_id: str) -> bool:
+        """Announce a committed job; return whether the broker took the hint within a second. Never raises.
+
+        A lost hint is repeated by the reconcile loop, so callers need not care.
+        """
+        pass_failpoint("after_commit_before_dispatch")
+        if time.monotonic() < self._down_until:
+            return False
+        sending = self._sender.submit(self._send, job_id)
+        try:
+            sending.result(BUDGET_SECONDS)
+        except (OperationalError, OSError, BudgetExceededError) as error:
+            sending.cancel()
+            self._down_until = time.monotonic() + PAUSE_SECONDS
+            _log.warning("the broker did not take the hint for %s: %s", job_id, type(error).__name__)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Drop the connections; a send that hangs is left behind."""
+        self._sender.shutdown(wait=False, cancel_futures=True)
+        self._celery.close()
+
+    def _send(self, job_id: str) -> None:
+        body = {"version": MESSAGE_VERSION, "job_id": job_id}
+        self._celery.send_task(RUN_JOB, kwargs=body, retry=False, ignore_result=True)
