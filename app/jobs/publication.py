@@ -1,10 +1,10 @@
-"""The rows of a result and of a checkpoint. Their blobs are stored and recorded before these are written."""
+"""The rows of a result. Its blobs are stored and recorded before these are written."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core import ids
@@ -12,13 +12,9 @@ from app.db.base import Json
 from app.db.models.adapter import Adapter
 from app.db.models.artifact import Artifact
 from app.db.models.base_model import BaseModel
-from app.db.models.checkpoint import Checkpoint
 from app.db.models.file import File
 from app.db.models.fine_tuning_job import FineTuningJob
 from app.db.models.project import Project
-from app.jobs import leases
-from app.jobs.events import append_event
-from app.jobs.leases import Lease
 
 RESULT_PURPOSE = "fine-tune-results"
 
@@ -64,7 +60,7 @@ def add_result(session: Session, job: FineTuningJob, result: JobResult) -> Publi
     )
     files = [_result_file(job, stored) for stored in result.downloads]
     session.add_all([adapter, *files])
-    session.add_all(_artifacts(job.id, adapter.id, result.artifacts))
+    session.add_all(artifact_rows(job.id, adapter.id, result.artifacts))
     session.flush()
     return PublishedResult(adapter.model, adapter.id, tuple(file.id for file in files))
 
@@ -74,28 +70,6 @@ def tuned_model_name(session: Session, job: FineTuningJob) -> str:
     project = session.scalars(select(Project.name).where(Project.id == job.project_id)).one()
     base = job.base_model_id.replace("/", "-")
     return f"ft:{base}:{_slug(project)}:{job.suffix or ''}:{job.id[-8:]}"
-
-
-def register_checkpoint(
-    session: Session, lease: Lease, *, step: int, metrics: Json, files: Sequence[StoredFile]
-) -> Checkpoint:
-    """Record an uploaded checkpoint; a later attempt's replaces an earlier one's of the same step.
-
-    Raises:
-        LeaseLostError: The job is no longer this attempt's.
-    """
-    job = leases.lock(session, lease)
-    known = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step)
-    checkpoint = session.scalar(known)
-    if checkpoint is None:
-        checkpoint = Checkpoint(id=ids.new_id(ids.CHECKPOINT), job_id=job.id, step=step)
-        session.add(checkpoint)
-    session.execute(delete(Artifact).where(Artifact.owner_id == checkpoint.id))
-    checkpoint.attempt, checkpoint.metrics, checkpoint.resumable = lease.attempt, metrics, True
-    session.add_all(_artifacts(job.id, checkpoint.id, files))
-    message = f"Checkpoint created at step {step}."
-    append_event(session, job.id, attempt=lease.attempt, level="info", message=message, data={"step": step})
-    return checkpoint
 
 
 def _result_file(job: FineTuningJob, stored: StoredFile) -> File:
@@ -109,7 +83,8 @@ def _result_file(job: FineTuningJob, stored: StoredFile) -> File:
     )
 
 
-def _artifacts(job_id: str, owner_id: str, files: Sequence[StoredFile]) -> list[Artifact]:
+def artifact_rows(job_id: str, owner_id: str, files: Sequence[StoredFile]) -> list[Artifact]:
+    """Return the rows that name the files of an adapter or a checkpoint."""
     return [
         Artifact(owner_id=owner_id, name=file.name, job_id=job_id, bytes=file.bytes, sha256=file.sha256)
         for file in files
