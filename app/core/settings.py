@@ -34,6 +34,8 @@ class Settings(BaseSettings):
         Path("~/.local/state/nlft").expanduser(), description="Embedded servers, secrets and scratch space."
     )
     model_cache: Path = Field(Path("~/.cache/nlft/models").expanduser(), description="Imported base models.")
+    postgres_bin: Path | None = Field(None, description="Folder with initdb and postgres to embed; default: a wheel's.")
+    valkey_bin: Path | None = Field(None, description="valkey-server or redis-server to embed; default: a wheel's.")
     workspace_dir: Path | None = Field(
         None, description="Scratch space of running jobs; default `STATE_DIR/workspaces`."
     )
@@ -44,6 +46,10 @@ class Settings(BaseSettings):
     max_queued_jobs: int = Field(1000, gt=0, description="Queued jobs a project may hold; more answer 429.")
     body_idle_seconds: float = Field(30.0, gt=0, description="Longest silence inside a request body before 408.")
     database_pool_size: int = Field(10, gt=0, description="Connections a process keeps.")
+    key_cache_seconds: float = Field(
+        30.0, ge=0, le=30, description="How long a verified API key is believed; a revoked key may work that long."
+    )
+    serve_docs: bool = Field(False, description="Serve the interactive API documentation at /docs.")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
     worker_slots: int = Field(1, gt=0, description="Jobs that one worker process runs at a time.")
