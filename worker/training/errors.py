@@ -8,7 +8,13 @@
     ├── NonFiniteLossError         exit 10  ``non_finite_loss``
     └── CheckpointError            exit 1   ``invalid_checkpoint``
 
-Two more exits are no errors: 13 stopped with a checkpoint, 14 cancelled. All are picklable: arguments stay in ``args``.
+Two more exits are no errors and not in this tree:
+
+    TrainingInterrupted
+    ├── TrainingStopped            exit 13  a checkpoint of the last finished step lies in ``checkpoints/``
+    └── TrainingCancelled          exit 14  nothing is kept
+
+All are picklable: arguments stay in ``args``.
 """
 
 from dataclasses import dataclass
@@ -110,3 +116,21 @@ class CheckpointError(TrainingError):
     """A checkpoint folder is incomplete or does not match the spec."""
 
     code = "invalid_checkpoint"
+
+
+class TrainingInterrupted(Exception):  # noqa: N818 - the parent asked for it, so it is no error
+    """The parent asked the run to end early."""
+
+    exit_code: ClassVar[ExitCode]
+
+
+class TrainingStopped(TrainingInterrupted):
+    """The run wrote a checkpoint and ended; a later run continues from it."""
+
+    exit_code = ExitCode.STOPPED
+
+
+class TrainingCancelled(TrainingInterrupted):
+    """The run ended and keeps nothing."""
+
+    exit_code = ExitCode.CANCELLED
