@@ -1,0 +1,1 @@
+"""The base model: import, registration facts, loading; and the adapter on it."""
