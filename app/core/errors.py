@@ -13,7 +13,8 @@
 To add one: subclass the nearest, set ``code``; the handler in ``app.error_handlers`` needs no change.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
@@ -23,6 +24,7 @@ class ServiceError(Exception):
         message: One sentence for the caller that names the offending value and the remedy.
         param: Field path (``method.nlft.hyperparameters.n_epochs``) or file place (``line 17: messages[0].role``).
         code: Machine-readable reason; defaults to the class's own.
+        details: Further members of the error body, for causes that need more than a sentence.
     """
 
     status_code: ClassVar[int] = 500
@@ -30,11 +32,24 @@ class ServiceError(Exception):
     default_code: ClassVar[str | None] = None
     headers: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code or self.default_code
+        self.details = dict(details or {})
+
+    def envelope(self) -> dict[str, Any]:
+        """Return the body of the HTTP answer."""
+        body = {"message": self.message, "type": self.error_type, "param": self.param, "code": self.code}
+        return {"error": {**body, **self.details}}
 
 
 class InvalidRequestError(ServiceError):

@@ -1,0 +1,52 @@
+"""Builds the API application: settings in, ASGI app out. ``uvicorn --factory app.main:create_app`` serves it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app.core.logging import configure_logging
+from app.core.settings import Settings, get_settings
+from app.dependencies import build_resources
+from app.error_handlers import add_error_handlers
+from app.middleware import BodyGuard, RequestContext
+from app.router import ROUTERS
+
+_FORM_BYTES = 64 << 10
+_UPLOAD_PATH = "/v1/files"
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application for ``settings``, by default those of the environment.
+
+    Raises:
+        ValueError: A required setting is missing or wrong; the message says which.
+    """
+    settings = settings or get_settings()
+    configure_logging(settings.log_level)
+    app = FastAPI(
+        title="NLFT",
+        summary="Self-hosted fine-tuning with an OpenAI-compatible API.",
+        lifespan=_lifespan,
+        docs_url="/docs" if settings.serve_docs else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.serve_docs else None,
+    )
+    app.state.resources = build_resources(settings)
+    add_error_handlers(app)
+    app.add_middleware(
+        BodyGuard,
+        max_bytes=settings.max_request_bytes,
+        larger={_UPLOAD_PATH: settings.max_upload_bytes + _FORM_BYTES},
+        idle_seconds=settings.body_idle_seconds,
+    )
+    app.add_middleware(RequestContext)  # added last, so outermost
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    app.state.resources.engine.dispose()
