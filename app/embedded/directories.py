@@ -42,6 +42,23 @@ def ensure_private(directory: Path) -> Path:
     return directory
 
 
+def ensure_ours(directory: Path) -> Path:
+    """Create ``directory`` with mode 0700, or check that nobody else can replace what lies in it; return it, absolute.
+
+    An existing one keeps its mode: its owner may share it to read, and everything we put there is closed by itself.
+
+    Raises:
+        UnsafeDirectoryError: It belongs to another user, or others may write to it.
+    """
+    directory = directory.expanduser().absolute()
+    if not directory.is_dir():
+        return ensure_private(directory)
+    status = directory.stat()
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
+        raise UnsafeDirectoryError(f"Other users can write to {directory}; choose another state directory.")
+    return directory
+
+
 def socket_directory(preferred: Path, longest_name: str) -> Path:
     """Return a private folder for sockets: ``preferred``, or a short one when a path in it exceeds 107 bytes.
 

@@ -1,15 +1,16 @@
 """The embedded services as one unit: what the operator's environment does not name is started here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.core.settings import Settings
-from app.embedded.directories import ensure_private
+from app.embedded.directories import ensure_ours, ensure_private
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.providers import find_postgres, find_valkey
 from app.embedded.valkey import EmbeddedValkey
+
+_SWITCHES = ("DATABASE_URL", "BROKER_URL", "STORAGE_URL")
 
 Server = EmbeddedPostgres | EmbeddedValkey
 
@@ -24,29 +25,36 @@ class EmbeddedServices:
     """
 
     environment: dict[str, str]
-    servers: dict[str, Server]
+    servers: dict[str, Server] = field(default_factory=dict)
 
 
 @contextmanager
-def embedded_services(settings: Settings, state_dir: Path) -> Iterator[EmbeddedServices]:
-    """Start PostgreSQL, Valkey and local storage below ``state_dir``, each only when its variable is not set."""
-    ensure_private(state_dir)
-    given = settings.model_fields_set
-    environment = {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "BROKER_URL": settings.broker_url.get_secret_value(),
-        "STORAGE_URL": settings.storage_url,
-    }
-    servers: dict[str, Server] = {}
+def embedded_services(
+    state_dir: Path, given: Mapping[str, str], *, postgres_bin: Path | None = None, valkey_bin: Path | None = None
+) -> Iterator[EmbeddedServices]:
+    """Start PostgreSQL, Valkey and local storage below ``state_dir``, and stop the servers at the end of the block.
+
+    Args:
+        state_dir: Holds one closed folder for each.
+        given: The operator's environment; DATABASE_URL, BROKER_URL and STORAGE_URL in it each switch their part off.
+        postgres_bin: Folder of the PostgreSQL programs; None takes the first provider.
+        valkey_bin: Valkey or Redis server program; None takes the first provider.
+
+    Raises:
+        EmbeddedServerError: A server cannot be found or started; the message names the remedy.
+    """
+    ensure_ours(state_dir)
+    services = EmbeddedServices({name: url for name, url in given.items() if name in _SWITCHES and url})
+    environment, servers = services.environment, services.servers
     with ExitStack() as running:
-        if "database_url" not in given:
-            postgres = EmbeddedPostgres(state_dir / "postgres", binaries=find_postgres(settings.postgres_bin))
+        if "DATABASE_URL" not in environment:
+            postgres = EmbeddedPostgres(state_dir / "postgres", binaries=find_postgres(postgres_bin))
             servers["postgres"] = running.enter_context(postgres)
             environment["DATABASE_URL"] = postgres.url
-        if "broker_url" not in given:
-            valkey = EmbeddedValkey(state_dir / "valkey", program=find_valkey(settings.valkey_bin))
+        if "BROKER_URL" not in environment:
+            valkey = EmbeddedValkey(state_dir / "valkey", program=find_valkey(valkey_bin))
             servers["valkey"] = running.enter_context(valkey)
             environment["BROKER_URL"] = valkey.url
-        if "storage_url" not in given:
+        if "STORAGE_URL" not in environment:
             environment["STORAGE_URL"] = ensure_private(state_dir / "storage").as_uri()
-        yield EmbeddedServices(environment, servers)
+        yield services
