@@ -108,7 +108,10 @@ def _require_causal_attention(model: PreTrainedModel, name: str) -> None:
     changed = ids.clone()
     changed[0, -1] = 0
     with torch.inference_mode():
-        before, after = (model(input_ids=probe, use_cache=False).logits[0, :-1].float() for probe in (ids, changed))
+        before, after = (
+            model(input_ids=probe, attention_mask=torch.ones_like(probe), use_cache=False).logits[0, :-1].float()
+            for probe in (ids, changed)
+        )
     if not torch.allclose(before, after, rtol=1e-2, atol=1e-2):
         raise BaseModelError(
             f"base model {name} attends to later tokens; only decoder-only models can be tuned", "model"
