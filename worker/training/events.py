@@ -116,4 +116,5 @@ def decode(line: bytes) -> Event:
     Raises:
         msgspec.DecodeError: The line is no event of this protocol.
     """
-    return _decoder.decode(line)
+    event: Event = _decoder.decode(line)
+    return event

@@ -1,0 +1,136 @@
+"""Command line of the training library.
+
+    python -m worker.training run WORKSPACE                          train what WORKSPACE/spec.json says
+    python -m worker.training import-model SOURCE --cache DIR        import a base model; prints its facts as JSON
+
+Exit statuses are those of ``errors.ExitCode``. ``events`` describes how ``run`` talks to a parent process.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from transformers.utils import logging as transformers_logging
+
+from worker.training.errors import (
+    BaseModelError,
+    DatasetError,
+    DeviceOutOfMemoryError,
+    ExitCode,
+    SpecError,
+    TrainingError,
+    TrainingInterrupted,
+)
+from worker.training.events import ErrorEvent
+from worker.training.model.gguf_import import import_model
+from worker.training.observer import Observer
+from worker.training.parent_link import ParentLink
+from worker.training.spec import SPEC_FILE, TrainingSpec
+from worker.training.trainer import train
+
+logger = logging.getLogger("worker.training")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = _parse(arguments)
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    transformers_logging.disable_progress_bar()
+    if options.command == "run":
+        return run(options.workspace, ParentLink.from_environment(os.environ))
+    return _import(options.source, options.cache, options.name)
+
+
+def run(workspace: Path, observer: Observer) -> int:
+    """Train what ``workspace`` describes, report every outcome to ``observer`` and return the exit status."""
+    try:
+        observer.emit(train(workspace, load_spec(workspace), observer))
+    except TrainingInterrupted as interruption:
+        return interruption.exit_code
+    except TrainingError as error:
+        return _give_up(error, observer)
+    except (torch.OutOfMemoryError, MemoryError):
+        logger.exception("out of memory")
+        message = (
+            "a micro-batch does not fit the device; lower batch_size or max_seq_length, or use a smaller base model"
+        )
+        return _give_up(DeviceOutOfMemoryError(message), observer)
+    except Exception:
+        logger.exception("unexpected error")
+        return _give_up(TrainingError("training failed unexpectedly; the worker's log has the details"), observer)
+    return ExitCode.DONE
+
+
+def load_spec(workspace: Path) -> TrainingSpec:
+    """Return the spec of ``workspace``.
+
+    Raises:
+        SpecError: The file is missing or does not follow ``TrainingSpec``.
+    """
+    try:
+        return TrainingSpec.model_validate_json((workspace / SPEC_FILE).read_bytes())
+    except OSError as error:
+        raise SpecError(f"there is no readable {SPEC_FILE} in the workspace", "spec") from error
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False))
+        raise SpecError(f"{SPEC_FILE} is not a training spec: {'; '.join(faults)}", "spec") from error
+
+
+def _explain(error: Exception) -> TrainingError:
+    """Return what the job's owner may read about an error nobody foresaw."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return DeviceOutOfMemoryError(
+            "a micro-batch does not fit the device; lower batch_size or max_seq_length, or use a smaller base model"
+        )
+    return TrainingError("training failed unexpectedly; the worker's log has the details")
+
+
+def _give_up(error: TrainingError, observer: Observer) -> int:
+    code, data = error.code, None
+    if isinstance(error, DatasetError):
+        code = f"invalid_{error.param}"
+        data = _problems(error)
+    observer.emit(ErrorEvent(code=code, message=error.message, param=error.param, data=data))
+    return error.exit_code
+
+
+def _problems(error: DatasetError) -> dict[str, Any]:
+    listed = [
+        {"line": problem.line, "path": problem.path, "code": problem.code, "reason": problem.reason}
+        for problem in error.problems
+    ]
+    return {"problems": listed, "total_problems": error.total}
+
+
+def _import(source: str, cache: Path, name: str | None) -> int:
+    try:
+        facts = import_model(source, cache, name=name, report=_tell)
+    except BaseModelError as error:
+        _tell(error.message)
+        return error.exit_code
+    sys.stdout.write(json.dumps(facts.to_json()) + "\n")
+    return ExitCode.DONE
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m worker.training", description="Train adapters.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_parser = commands.add_parser("run", help="train what WORKSPACE/spec.json says")
+    run_parser.add_argument("workspace", type=Path)
+    import_parser = commands.add_parser("import-model", help="import a base model and print its facts as JSON")
+    import_parser.add_argument("source", help="a .gguf file, a Hugging Face folder or an installed package")
+    import_parser.add_argument("--cache", type=Path, required=True, help="folder of imported models")
+    import_parser.add_argument("--name", help="folder name; default: the source's")
+    return parser.parse_args(arguments)
