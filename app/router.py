@@ -2,4 +2,8 @@
 
 from fastapi import APIRouter
 
-ROUTERS: tuple[APIRouter, ...] = ()
+from app.adapters.endpoints import router as adapters
+from app.jobs.endpoints import router as jobs
+from app.methods.endpoints import router as methods
+
+ROUTERS: tuple[APIRouter, ...] = (adapters, jobs, methods)

@@ -1,0 +1,1 @@
+"""Finished adapters: list, look at, download, delete."""

@@ -1,0 +1,90 @@
+"""Turns a create request into a job whose ``spec`` holds everything that decides the result."""
+
+import re
+import secrets
+import unicodedata
+
+from sqlalchemy.orm import Session
+
+from app.core import ids
+from app.core.errors import InvalidRequestError
+from app.db.models.fine_tuning_job import FineTuningJob
+from app.jobs.deduplication import CreateAttempt
+from app.jobs.inputs import JobInputs, find_inputs
+from app.jobs.resolution import ResolvedMethod, read_method, resolve_method
+from app.jobs.schemas import JobCreate
+from worker.training.methods.base import RunFacts
+from worker.training.spec import BaseModelRef, TrainingSpec
+
+_SEEDS = 2**31
+_LONGEST_SUFFIX = 64
+
+
+def build_job(session: Session, attempt: CreateAttempt, body: JobCreate) -> FineTuningJob:
+    """Return a job that is not in the database yet; its input files stay locked until the transaction ends.
+
+    Raises:
+        InvalidRequestError: A file, the base model or a setting is unfit; ``param`` names it.
+        NotFoundError: There is no such base model.
+    """
+    requested = read_method(body)
+    _refuse_integrations(body)
+    suffix = _safe_suffix(body.suffix)
+    inputs = find_inputs(session, attempt.project_id, body, requested.method)
+    facts = RunFacts(
+        rows=inputs.training_rows,
+        model_parameters=inputs.base_model.parameters,
+        context_length=inputs.base_model.context_length,
+    )
+    resolved = resolve_method(requested, facts, is_validated=inputs.validation_file is not None)
+    job_id = ids.new_id(ids.JOB)
+    seed = secrets.randbelow(_SEEDS) if body.seed is None else body.seed
+    return FineTuningJob(
+        id=job_id,
+        project_id=attempt.project_id,
+        model=body.model,
+        base_model_id=inputs.base_model.id,
+        training_file_id=inputs.training_file.id,
+        validation_file_id=inputs.validation_file.id if inputs.validation_file else None,
+        suffix=suffix,
+        seed=seed,
+        job_metadata=body.metadata,
+        method=resolved.to_json(),
+        integrations=body.integrations,
+        spec=_freeze(job_id, seed, inputs, resolved).model_dump(mode="json"),
+        request_digest=attempt.digest,
+        request_retry_count=attempt.retry_count,
+    )
+
+
+def _freeze(job_id: str, seed: int, inputs: JobInputs, resolved: ResolvedMethod) -> TrainingSpec:
+    base_model = inputs.base_model
+    return TrainingSpec(
+        job_id=job_id,
+        base_model=BaseModelRef(name=base_model.id, path=base_model.path, digest=base_model.digest),
+        method=resolved.name,
+        hyperparameters=resolved.hyperparameters.model_dump(mode="json"),
+        adapter=resolved.adapter,
+        evaluation=resolved.evaluation,
+        has_validation_file=inputs.validation_file is not None,
+        seed=seed,
+    )
+
+
+def _safe_suffix(suffix: str | None) -> str | None:
+    """Return the suffix as it appears in a model name: ASCII letters, digits, dot, underscore and hyphen."""
+    if suffix is None:
+        return None
+    plain = unicodedata.normalize("NFKD", suffix).encode("ascii", "ignore").decode()
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:_LONGEST_SUFFIX]
+    if not safe:
+        message = "The suffix needs at least one ASCII letter or digit, because it becomes part of a model name."
+        raise InvalidRequestError(message, param="suffix", code="invalid_value")
+    return safe
+
+
+def _refuse_integrations(body: JobCreate) -> None:
+    if body.integrations:
+        kind = body.integrations[0].get("type")
+        message = f"The integration {kind!r} is not configured on this server; leave 'integrations' empty."
+        raise InvalidRequestError(message, param="integrations", code="integration_not_configured")

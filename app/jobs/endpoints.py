@@ -1,0 +1,85 @@
+"""Routes of fine-tuning jobs."""
+
+from typing import Annotated, NoReturn
+
+from fastapi import APIRouter, Header, Query
+
+from app.adapters.schemas import ArtifactList
+from app.core.pagination import Page
+from app.dependencies import DbSession, JobsReader, JobsWriter, PageParams, Queue, RequestSettings
+from app.jobs import deduplication, service
+from app.jobs.schemas import CheckpointQuery, CheckpointRead, EventRead, JobCreate, JobQuery, JobRead
+from app.jobs.wire import read_job
+
+router = APIRouter(tags=["fine-tuning"])
+
+
+@router.post("/v1/fine_tuning/jobs")
+def create_job(
+    body: JobCreate,
+    key: JobsWriter,
+    *,
+    session: DbSession,
+    queue: Queue,
+    settings: RequestSettings,
+    idempotency_key: Annotated[str | None, Header(description="Repeating the call returns the same job.")] = None,
+    x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> JobRead:
+    """Create a job; the answer is sent once it is stored for good."""
+    attempt = deduplication.identify(
+        key.project_id, body, idempotency_key=idempotency_key, retry_count=x_stainless_retry_count
+    )
+    job = service.create_job(session, attempt, body, max_queued_jobs=settings.max_queued_jobs)
+    answer = read_job(job)
+    service.announce(session, queue, job)
+    return answer
+
+
+@router.get("/v1/fine_tuning/jobs")
+def list_jobs(query: Annotated[JobQuery, Query()], key: JobsReader, session: DbSession) -> Page[JobRead]:
+    """List jobs, newest first; ``metadata[key]=value`` pairs must all match, ``metadata=null`` finds jobs without."""
+    return service.list_jobs(session, key.project_id, query)
+
+
+@router.get("/v1/fine_tuning/jobs/{fine_tuning_job_id}")
+def get_job(fine_tuning_job_id: str, key: JobsReader, session: DbSession) -> JobRead:
+    """Return a job."""
+    return read_job(service.get_job(session, key.project_id, fine_tuning_job_id))
+
+
+@router.post("/v1/fine_tuning/jobs/{fine_tuning_job_id}/cancel")
+def cancel_job(fine_tuning_job_id: str, key: JobsWriter, session: DbSession) -> JobRead:
+    """Cancel a queued job at once; a running one stops within seconds."""
+    return read_job(service.cancel_job(session, key.project_id, fine_tuning_job_id))
+
+
+@router.post("/v1/fine_tuning/jobs/{fine_tuning_job_id}/pause")
+def pause_job(fine_tuning_job_id: str, key: JobsWriter, session: DbSession) -> NoReturn:
+    """Answer 409: jobs do not pause."""
+    service.refuse_pause(session, key.project_id, fine_tuning_job_id)
+
+
+@router.post("/v1/fine_tuning/jobs/{fine_tuning_job_id}/resume")
+def resume_job(fine_tuning_job_id: str, key: JobsWriter, session: DbSession) -> NoReturn:
+    """Answer 409: jobs do not pause, so none resumes."""
+    service.refuse_pause(session, key.project_id, fine_tuning_job_id)
+
+
+@router.get("/v1/fine_tuning/jobs/{fine_tuning_job_id}/events")
+def list_events(fine_tuning_job_id: str, page: PageParams, key: JobsReader, session: DbSession) -> Page[EventRead]:
+    """List what happened, newest first."""
+    return service.list_events(session, key.project_id, fine_tuning_job_id, page)
+
+
+@router.get("/v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints")
+def list_checkpoints(
+    fine_tuning_job_id: str, query: Annotated[CheckpointQuery, Query()], key: JobsReader, session: DbSession
+) -> Page[CheckpointRead]:
+    """List checkpoints, highest step first."""
+    return service.list_checkpoints(session, key.project_id, fine_tuning_job_id, query)
+
+
+@router.get("/v1/fine_tuning/jobs/{fine_tuning_job_id}/artifacts")
+def list_artifacts(fine_tuning_job_id: str, key: JobsReader, session: DbSession) -> ArtifactList:
+    """List the files of the job's adapter; empty until the job has succeeded."""
+    return service.list_artifacts(session, key.project_id, fine_tuning_job_id)

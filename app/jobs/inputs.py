@@ -1,0 +1,80 @@
+"""What a job refers to: the allowed base model and the project's checked files."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from app.core.errors import InvalidRequestError, NotFoundError
+from app.db.models.base_model import BaseModel
+from app.db.models.file import File
+from app.jobs import repository
+from app.jobs.schemas import JobCreate
+from app.methods.service import row_formats
+from worker.training.methods.base import Method
+
+TRAINING_PURPOSE = "fine-tune"
+
+
+@dataclass(frozen=True, slots=True)
+class JobInputs:
+    """The rows that a job refers to."""
+
+    base_model: BaseModel
+    training_file: File
+    validation_file: File | None
+
+    @property
+    def training_rows(self) -> int:
+        """Rows of the training file, as counted at upload."""
+        return int((self.training_file.report or {})["rows"])
+
+
+def find_inputs(session: Session, project_id: str, body: JobCreate, method: Method) -> JobInputs:
+    """Return the base model and the files that ``body`` names, fit for ``method``.
+
+    The files are locked against deletion until the transaction ends.
+
+    Raises:
+        InvalidRequestError: A file or the base model cannot be used; ``param`` names the field.
+        NotFoundError: There is no such base model.
+    """
+    base_model = _find_base_model(session, project_id, body.model)
+    training_file = _find_file(session, project_id, body.training_file, "training_file", method)
+    validation_file = None
+    if body.validation_file is not None:
+        validation_file = _find_file(session, project_id, body.validation_file, "validation_file", method)
+    return JobInputs(base_model, training_file, validation_file)
+
+
+def _find_base_model(session: Session, project_id: str, name: str) -> BaseModel:
+    base_model = repository.find_base_model(session, name)
+    if base_model is not None:
+        return base_model
+    if repository.is_tuned_model(session, project_id, name):
+        raise InvalidRequestError(
+            f"'{name}' is a tuned model. Training on top of a tuned model is not supported; name a base model.",
+            param="model",
+            code="not_supported",
+        )
+    names = ", ".join(repository.list_base_model_names(session)) or "none yet"
+    message = f"The model '{name}' does not exist or may not be fine-tuned. Available: {names}."
+    raise NotFoundError(message, param="model", code="model_not_found")
+
+
+def _find_file(session: Session, project_id: str, file_id: str, param: str, method: Method) -> File:
+    file = repository.find_input_file(session, project_id, file_id)
+    if file is None:
+        raise InvalidRequestError(f"The file '{file_id}' does not exist.", param=param, code="file_not_found")
+    if file.purpose != TRAINING_PURPOSE:
+        message = f"The file '{file_id}' has purpose '{file.purpose}'; upload it with purpose '{TRAINING_PURPOSE}'."
+        raise InvalidRequestError(message, param=param, code="invalid_file_purpose")
+    report = file.report or {}
+    accepted = row_formats(method)
+    if report.get("format") not in accepted:
+        raise InvalidRequestError(
+            f"The file '{file_id}' holds {report.get('format')} rows; "
+            f"the method '{method.name}' trains on: {', '.join(accepted)}.",
+            param=param,
+            code="invalid_file_format",
+        )
+    return file

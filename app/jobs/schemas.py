@@ -1,0 +1,158 @@
+"""Fine-tuning jobs on the wire: OpenAI's objects field by field; our additions in ``service`` and the method block."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints, field_validator
+
+from app.core.pagination import PageQuery
+from app.core.schemas import Schema, UnixTime
+from app.methods.documents import Documented, MethodDocument
+from worker.training.spec import EvaluationSettings, LoraSettings, SpecModel
+
+MetadataKey = Annotated[str, StringConstraints(max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+
+
+class JobCreate(SpecModel):
+    """Body of a create call. ``method`` and ``hyperparameters`` are read by ``app.jobs.resolution``."""
+
+    model: str = Field(min_length=1, description="Id of an allowed base model, as listed by `GET /v1/models`.")
+    training_file: str = Field(min_length=1, description="Id of a file with purpose `fine-tune`.")
+    validation_file: str | None = Field(None, min_length=1, description="Rows to measure on; never trained.")
+    method: Annotated[dict[str, Any], Documented(MethodDocument)] | None = Field(
+        None, description="Training method and its settings; `supervised` when absent."
+    )
+    hyperparameters: dict[str, Any] | None = Field(
+        None, deprecated=True, description="Earlier spelling of `method.supervised.hyperparameters`."
+    )
+    suffix: str | None = Field(None, min_length=1, max_length=64, description="Becomes part of the tuned model's name.")
+    seed: int | None = Field(None, ge=0, le=2**31 - 1, description="Drawn at random when absent.")
+    integrations: list[dict[str, Any]] | None = Field(None, description="None is offered: null or an empty list.")
+    metadata: Metadata | None = Field(None, description="At most 16 pairs, to find jobs by.")
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_nul(cls, value: Any) -> Any:
+        if _holds_nul(value):
+            raise ValueError("text must not contain the character U+0000")  # the database cannot store it
+        return value
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_nul(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return any(_holds_nul(part) for part in value)
+    return isinstance(value, str) and "\x00" in value
+
+
+class MethodSettings(SpecModel):
+    """What stands in a job's method block, before "auto" is resolved."""
+
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
+    adapter: LoraSettings | None = None
+    evaluation: EvaluationSettings | None = None
+    prompts: str | None = None
+
+
+class JobHyperparameters(Schema):
+    """The three values that OpenAI's job object shows at the top."""
+
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+
+
+class JobError(Schema):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class JobService(Schema):
+    """What this service says about a job beyond OpenAI's object."""
+
+    phase: str | None = Field(description="What a running attempt is doing: preparing, scoring, training, ...")
+    progress: dict[str, Any] | None = Field(description="Latest figures of the running attempt.")
+    attempt: int = Field(description="How often the job was started; 0 while it waits for the first time.")
+    started_at: UnixTime | None
+    cancel_requested_at: UnixTime | None
+    base_model_digest: str = Field(description="sha256 that pins the base model's files.")
+
+
+class JobRead(Schema):
+    """A `fine_tuning.job`."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: UnixTime
+    finished_at: UnixTime | None
+    estimated_finish: UnixTime | None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    status: str
+    hyperparameters: JobHyperparameters
+    method: dict[str, Any]
+    training_file: str
+    validation_file: str | None
+    result_files: list[str] = Field(description="Metrics table (CSV), then the adapter (tar).")
+    trained_tokens: int | None
+    error: JobError | None
+    integrations: list[dict[str, Any]] | None
+    seed: int
+    metadata: dict[str, str] | None
+    service: JobService
+
+
+class EventRead(Schema):
+    """A `fine_tuning.job.event`."""
+
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: UnixTime
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any] | None
+
+
+class CheckpointMetrics(Schema):
+    """Losses are means over examples in nats, accuracies lie in [0, 1]; what was not measured is null."""
+
+    step: int
+    train_loss: float | None = None
+    train_mean_token_accuracy: float | None = None
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    full_valid_loss: float | None = None
+    full_valid_mean_token_accuracy: float | None = None
+
+
+class CheckpointRead(Schema):
+    """A `fine_tuning.job.checkpoint`."""
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: UnixTime
+    fine_tuning_job_id: str
+    fine_tuned_model_checkpoint: str
+    step_number: int
+    metrics: CheckpointMetrics
+
+
+class JobQuery(PageQuery):
+    """Query of the job list. ``metadata[key]=value`` pairs arrive as extra fields; ``app.jobs.filters`` reads them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    metadata: Literal["null"] | None = Field(None, description="`null`: jobs without metadata.")
+
+
+class CheckpointQuery(PageQuery):
+    """Query of the checkpoint list."""
+
+    limit: int = Field(10, ge=1, le=100, description="Most checkpoints to return.")

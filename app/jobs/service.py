@@ -1,0 +1,164 @@
+"""What the job routes do."""
+
+from typing import NoReturn
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.adapters import service as adapters
+from app.adapters.schemas import ArtifactList
+from app.core.errors import ConflictError, InvalidRequestError, NotFoundError, RateLimitError
+from app.core.logging import get_logger
+from app.core.pagination import Page, PageQuery, build_page
+from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
+from app.jobs import deduplication, lifecycle, repository
+from app.jobs.creation import build_job
+from app.jobs.deduplication import CreateAttempt
+from app.jobs.filters import read_filter
+from app.jobs.publication import tuned_model_name
+from app.jobs.schemas import CheckpointQuery, CheckpointRead, EventRead, JobCreate, JobQuery, JobRead
+from app.jobs.wire import read_checkpoint, read_event, read_job
+from app.queue import JobQueue
+
+_LOG = get_logger(__name__)
+
+
+def create_job(session: Session, attempt: CreateAttempt, body: JobCreate, *, max_queued_jobs: int) -> FineTuningJob:
+    """Return the job that ``body`` asks for, committed: a new one, or the one that an earlier arrival has made.
+
+    Raises:
+        InvalidRequestError: A file, the base model or a setting is unfit; ``param`` names it.
+        NotFoundError: There is no such base model.
+        ConflictError: The idempotency key was used with another body.
+        RateLimitError: The project has ``max_queued_jobs`` queued jobs.
+    """
+    repository.lock_creation(session, attempt.project_id)
+    job = deduplication.find_first_job(session, attempt)
+    if job is None:
+        job = build_job(session, attempt, body)
+        _check_quota(session, attempt.project_id, max_queued_jobs)
+        lifecycle.submit(session, job)
+        deduplication.remember(session, attempt, job)
+    session.commit()
+    return job
+
+
+def get_job(session: Session, project_id: str, job_id: str) -> FineTuningJob:
+    """Return a job of the project.
+
+    Raises:
+        NotFoundError: The project has no such job.
+    """
+    job = repository.find_job(session, project_id, job_id)
+    if job is None:
+        raise NotFoundError(f"No fine-tuning job '{job_id}' in this project.", param="fine_tuning_job_id")
+    return job
+
+
+def list_jobs(session: Session, project_id: str, query: JobQuery) -> Page[JobRead]:
+    """Return a page of the project's jobs, newest first.
+
+    Raises:
+        InvalidRequestError: The metadata filter is malformed.
+    """
+    wanted = read_filter(query)
+    jobs = repository.list_jobs(session, project_id, query, metadata=wanted.pairs, without_metadata=wanted.is_absent)
+    return build_page([read_job(job) for job in jobs], limit=query.limit)
+
+
+def cancel_job(session: Session, project_id: str, job_id: str) -> FineTuningJob:
+    """Cancel a queued job, or ask a running one to stop.
+
+    Raises:
+        NotFoundError: The project has no such job.
+        ConflictError: The job has already ended.
+    """
+    job = lifecycle.request_cancel(session, project_id, job_id)
+    session.commit()
+    return job
+
+
+def refuse_pause(session: Session, project_id: str, job_id: str) -> NoReturn:
+    """Say that jobs do not pause.
+
+    Raises:
+        NotFoundError: The project has no such job.
+        ConflictError: Always otherwise.
+    """
+    job = get_job(session, project_id, job_id)
+    raise ConflictError(
+        f"Job '{job.id}' is {job.status}. Pausing and resuming jobs is not supported; cancel it instead.",
+        code="not_supported",
+    )
+
+
+def list_events(session: Session, project_id: str, job_id: str, query: PageQuery) -> Page[EventRead]:
+    """Return a page of a job's events, newest first.
+
+    Raises:
+        NotFoundError: The project has no such job.
+        InvalidRequestError: ``after`` is no event of this job.
+    """
+    job = get_job(session, project_id, job_id)
+    before = None
+    if query.after is not None:
+        before = _require_place(repository.find_event_sequence(session, job.id, query.after), query.after)
+    events = repository.list_events(session, job.id, before=before, limit=query.limit + 1)
+    return build_page([read_event(event) for event in events], limit=query.limit)
+
+
+def list_checkpoints(session: Session, project_id: str, job_id: str, query: CheckpointQuery) -> Page[CheckpointRead]:
+    """Return a page of a job's checkpoints, highest step first.
+
+    Raises:
+        NotFoundError: The project has no such job.
+        InvalidRequestError: ``after`` is no checkpoint of this job.
+    """
+    job = get_job(session, project_id, job_id)
+    before = None
+    if query.after is not None:
+        before = _require_place(repository.find_checkpoint_step(session, job.id, query.after), query.after)
+    checkpoints = repository.list_checkpoints(session, job.id, before=before, limit=query.limit + 1)
+    model = job.fine_tuned_model or tuned_model_name(session, job)
+    return build_page([read_checkpoint(checkpoint, model) for checkpoint in checkpoints], limit=query.limit)
+
+
+def _require_place(place: int | None, after: str) -> int:
+    if place is None:
+        message = f"'{after}' is not in this list; 'after' takes the id of an item that the list has returned."
+        raise InvalidRequestError(message, param="after", code="invalid_value")
+    return place
+
+
+def _check_quota(session: Session, project_id: str, max_queued_jobs: int) -> None:
+    if repository.count_queued(session, project_id) >= max_queued_jobs:
+        raise RateLimitError(
+            f"This project already has {max_queued_jobs} queued jobs; wait for one to start or cancel one."
+        )
+
+
+def list_artifacts(session: Session, project_id: str, job_id: str) -> ArtifactList:
+    """Return the files of a job's adapter; none before it has succeeded and after the adapter was deleted.
+
+    Raises:
+        NotFoundError: The project has no such job.
+    """
+    job = get_job(session, project_id, job_id)
+    adapter_id = repository.find_adapter_id(session, job.id)
+    if adapter_id is None:
+        return ArtifactList(data=[])
+    return adapters.list_artifacts(session, adapter_id)
+
+
+def announce(session: Session, queue: JobQueue, job: FineTuningJob) -> None:
+    """Send a committed job's hint to the workers, unless an earlier arrival of the call has done so. Never fails.
+
+    The hint saves time only: a job whose hint, or whose note that it went out, is lost is announced again.
+    """
+    if job.status != JobStatus.QUEUED or job.dispatched_at is not None or not queue.enqueue_job(job.id):
+        return
+    try:
+        lifecycle.mark_dispatched(session, job.id)
+        session.commit()
+    except SQLAlchemyError as error:
+        _LOG.warning("hint not noted", job_id=job.id, error=type(error).__name__)
