@@ -53,13 +53,13 @@ def cancel_job(fine_tuning_job_id: str, key: JobsWriter, session: DbSession) -> 
     return read_job(service.cancel_job(session, key.project_id, fine_tuning_job_id))
 
 
-@router.post("/v1/fine_tuning/jobs/{fine_tuning_job_id}/pause")
+@router.post("/v1/fine_tuning/jobs/{fine_tuning_job_id}/pause", response_model=None)
 def pause_job(fine_tuning_job_id: str, key: JobsWriter, session: DbSession) -> NoReturn:
     """Answer 409: jobs do not pause."""
     service.refuse_pause(session, key.project_id, fine_tuning_job_id)
 
 
-@router.post("/v1/fine_tuning/jobs/{fine_tuning_job_id}/resume")
+@router.post("/v1/fine_tuning/jobs/{fine_tuning_job_id}/resume", response_model=None)
 def resume_job(fine_tuning_job_id: str, key: JobsWriter, session: DbSession) -> NoReturn:
     """Answer 409: jobs do not pause, so none resumes."""
     service.refuse_pause(session, key.project_id, fine_tuning_job_id)
