@@ -33,7 +33,8 @@ def delete_adapter(adapter_id: str, key: AdaptersWriter, session: DbSession) -> 
     return Deleted(id=adapter_id, object="adapter")
 
 
-@router.api_route("/v1/adapters/{adapter_id}/download", methods=["GET", "HEAD"], response_class=Response)
+@router.head("/v1/adapters/{adapter_id}/download", include_in_schema=False, response_class=Response)
+@router.get("/v1/adapters/{adapter_id}/download", response_class=Response)
 def download_adapter(
     adapter_id: str, request: Request, key: AdaptersReader, session: DbSession, store: Store
 ) -> Response:
@@ -49,7 +50,8 @@ def download_adapter(
     )
 
 
-@router.api_route("/v1/adapters/{adapter_id}/files/{name}", methods=["GET", "HEAD"], response_class=Response)
+@router.head("/v1/adapters/{adapter_id}/files/{name}", include_in_schema=False, response_class=Response)
+@router.get("/v1/adapters/{adapter_id}/files/{name}", response_class=Response)
 def download_file(
     adapter_id: str, name: str, request: Request, *, key: AdaptersReader, session: DbSession, store: Store
 ) -> Response:
