@@ -41,6 +41,7 @@ __all__ = [
     "cancelled",
     "claim",
     "fail",
+    "has_succeeded_in",
     "mark_dispatched",
     "reap",
     "renew",
@@ -136,6 +137,13 @@ def succeed(session: Session, lease: Lease, result: JobResult, record: AttemptRe
     message = f"The job has successfully completed: {published.model}"
     append_event(session, job.id, attempt=job.attempt, level="info", message=message)
     return True
+
+
+def has_succeeded_in(session: Session, lease: Lease) -> bool:
+    """Return whether this very attempt has published: its commit worked and only the reply was lost."""
+    mine = (FineTuningJob.id == lease.job_id, FineTuningJob.attempt == lease.attempt)
+    found = select(FineTuningJob.id).where(*mine, FineTuningJob.status == JobStatus.SUCCEEDED)
+    return session.scalar(found) is not None
 
 
 def fail(session: Session, lease: Lease, error: JobError, record: AttemptRecord) -> None:

@@ -20,7 +20,7 @@ from app.jobs import checkpoints, dispatch, lifecycle
 from app.queue import JobQueue
 
 ADVISORY_LOCK = 0x4E4C4654  # "NLFT"
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Reconciler:
                     self._prune()
         except SQLAlchemyError as error:
             self.reap_after = time.monotonic() + self.settings.lease_seconds
-            _log.warning("the reconcile round was cut short: %s", type(error).__name__)
+            _logger.warning("the reconcile round was cut short: %s", type(error).__name__)
 
     def _reap(self) -> None:
         if time.monotonic() < self.reap_after:
@@ -61,7 +61,7 @@ class Reconciler:
         with transaction(self.factory) as session:
             reaped = lifecycle.reap(session, policy=policy, lease_seconds=self.settings.lease_seconds)
         for job_id in reaped:
-            _log.warning("took %s from a worker that fell silent", job_id)
+            _logger.warning("took %s from a worker that fell silent", job_id)
 
     def _repeat_hints(self) -> None:
         with transaction(self.factory) as session:

@@ -17,7 +17,7 @@ QUEUE_NAME = "nlft.jobs"
 MESSAGE_VERSION = 1
 BUDGET_SECONDS = 1.0
 PAUSE_SECONDS = 2.0
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 def broker_options(*, read_seconds: float, connect_seconds: float) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class JobQueue:
         except (OperationalError, OSError, BudgetExceededError) as error:
             sending.cancel()
             self._down_until = time.monotonic() + PAUSE_SECONDS
-            _log.warning("the broker did not take the hint for %s: %s", job_id, type(error).__name__)
+            _logger.warning("the broker did not take the hint for %s: %s", job_id, type(error).__name__)
             return False
         return True
 

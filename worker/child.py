@@ -1,0 +1,214 @@
+"""The trainer as a child process: its own session, an environment from an allow list, two pipes and a capped log.
+
+``start`` must be called on the thread that outlives the child: the parent-death signal fires when that thread ends.
+"""
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from worker.training.events import CONTROL_FD, EVENTS_FD
+
+LOG_FILE = "child.log"
+LOG_BYTES = 4 << 20
+LOG_TAIL_BYTES = 16 << 10
+LINE_BYTES = 1 << 20
+KILL_SECONDS = 10.0
+_CHUNK_BYTES = 64 << 10
+_LAUNCHER = Path(__file__).with_name("launch.py")
+_PACKAGE_ROOT = Path(__file__).parents[1]
+_PASSED_ON = frozenset({"HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TZ", "USER"})
+_PASSED_ON_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_", "ROCR_", "HIP_")
+
+
+def build_environment(source: Mapping[str, str], *, threads: int, scratch: Path) -> dict[str, str]:
+    """Return the child's environment: the few harmless variables of ``source``, thread counts, no network for models.
+
+    Database, broker and storage credentials are absent because only named variables pass.
+    """
+    passed = {
+        name: value for name, value in source.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+    }
+    count = str(threads)
+    return passed | {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONPATH": str(_PACKAGE_ROOT),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TMPDIR": str(scratch),
+    }
+
+
+class Child:
+    """A running trainer and the parent's ends of its pipes. Used by one thread."""
+
+    def __init__(self, process: subprocess.Popen[bytes], events: int, control: int, log_path: Path) -> None:
+        if process.stdout is None:
+            raise ValueError("the child's output must be a pipe")
+        self.pid = process.pid
+        self._process = process
+        self._control = control
+        self._log = _CappedLog(log_path)
+        self._lines = _LineBuffer()
+        self._selector = selectors.DefaultSelector()
+        for descriptor, sink in ((events, self._lines.feed), (process.stdout.fileno(), self._log.write)):
+            os.set_blocking(descriptor, False)
+            self._selector.register(descriptor, selectors.EVENT_READ, sink)
+        self._events = events
+
+    @classmethod
+    def start(
+        cls, command: Sequence[str], *, workspace: Path, environment: Mapping[str, str], inherited: Sequence[int] = ()
+    ) -> "Child":
+        """Exec ``command`` + workspace in a new session; descriptors in ``inherited`` stay open in it."""
+        events_read, events_write = os.pipe()
+        control_read, control_write = os.pipe()
+        arguments = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command, str(workspace)]
+        pipes = {EVENTS_FD: str(events_write), CONTROL_FD: str(control_read)}
+        try:
+            process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=workspace,
+                env={**environment, **pipes},
+                start_new_session=True,
+                pass_fds=(events_write, control_read, *inherited),
+            )
+        except OSError:
+            os.close(events_read)
+            os.close(control_write)
+            raise
+        finally:
+            os.close(events_write)
+            os.close(control_read)
+        return cls(process, events_read, control_write, workspace / LOG_FILE)
+
+    def send(self, word: bytes) -> None:
+        """Write a word of the control protocol; a child that no longer listens is about to be noticed anyway."""
+        with suppress(BrokenPipeError):
+            os.write(self._control, word)
+
+    def read(self, timeout: float) -> Iterator[bytes]:
+        """Wait up to ``timeout`` seconds for output, then yield the complete event lines."""
+        if not self._selector.get_map():
+            time.sleep(timeout)
+            return
+        for key, _ in self._selector.select(timeout):
+            chunk = os.read(key.fd, _CHUNK_BYTES)
+            if chunk:
+                key.data(chunk)
+            else:
+                self._selector.unregister(key.fd)
+        yield from self._lines.take()
+
+    def has_exited(self) -> bool:
+        """Return whether the child is dead. It stays a zombie until ``finish``, so that its group id stays ours."""
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return self._process.returncode is not None or os.waitid(os.P_PID, self.pid, flags) is not None
+
+    def kill(self) -> None:
+        """Kill the child's whole group at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def finish(self) -> list[bytes]:
+        """Kill what is left of the group, verify that it is dead, and return the event lines not read yet."""
+        self.kill()
+        self._process.wait()
+        deadline = time.monotonic() + KILL_SECONDS
+        rest: list[bytes] = []
+        while self._selector.get_map() and time.monotonic() < deadline:
+            rest += self.read(0.05)
+        while _group_exists(self.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._close()
+        return rest
+
+    @property
+    def exit_code(self) -> int:
+        """Exit status, negative for a signal; valid after ``finish``."""
+        return self._process.wait()
+
+    @property
+    def log_tail(self) -> str:
+        """The end of what the child printed."""
+        return self._log.tail()
+
+    def _close(self) -> None:
+        self._selector.close()
+        self._log.close()
+        os.close(self._events)
+        os.close(self._control)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+class _LineBuffer:
+    """Cuts bytes into lines; a line beyond the limit is dropped, not kept in memory."""
+
+    def __init__(self) -> None:
+        self._partial = bytearray()
+        self._complete: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> None:
+        *complete, rest = chunk.split(b"\n")
+        for piece in complete:
+            self._append(piece)
+            if len(self._partial) <= LINE_BYTES:
+                self._complete.append(bytes(self._partial))
+            self._partial.clear()
+        self._append(rest)
+
+    def take(self) -> list[bytes]:
+        lines, self._complete = self._complete, []
+        return lines
+
+    def _append(self, piece: bytes) -> None:
+        room = LINE_BYTES + 1 - len(self._partial)
+        self._partial += piece[:room]
+
+
+class _CappedLog:
+    """Keeps the first bytes in a file and the last bytes in memory, whatever a child prints."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[bytes] = path.open("wb")
+        self._left = LOG_BYTES
+        self._tail = b""
+
+    def write(self, chunk: bytes) -> None:
+        self._file.write(chunk[: self._left])
+        self._left -= min(self._left, len(chunk))
+        self._tail = (self._tail + chunk)[-LOG_TAIL_BYTES:]
+
+    def tail(self) -> str:
+        return self._tail.decode("utf-8", "replace").replace("\x00", "")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

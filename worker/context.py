@@ -1,0 +1,49 @@
+"""What every job of a worker process shares, built once."""
+
+import os
+import socket
+import sys
+import threading
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Self
+
+from app.core.settings import Settings, get_settings
+from app.db.session import SessionFactory, build_engine, build_session_factory
+from app.storage import BlobStore
+
+TRAINER_COMMAND = (sys.executable, "-m", "worker.training", "run")
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """Connections and identity of one worker process.
+
+    Attributes:
+        settings: The operator's settings.
+        factory: Short sessions; none is open while a child runs.
+        store: Where inputs come from and results go.
+        name: Shown as the owner of leases.
+        child_command: Program that trains; the workspace's path is appended.
+        draining: Set once the process is asked to go: no claims from then on, running children are stopped.
+    """
+
+    settings: Settings
+    factory: SessionFactory
+    store: BlobStore
+    name: str
+    child_command: tuple[str, ...] = TRAINER_COMMAND
+    draining: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, child_command: tuple[str, ...] = TRAINER_COMMAND) -> Self:
+        """Return a context with its own connection pool; connects on first use."""
+        factory = build_session_factory(build_engine(settings))
+        store = BlobStore.from_url(settings.storage_url)
+        return cls(settings, factory, store, f"{socket.gethostname()}:{os.getpid()}", child_command)
+
+
+@lru_cache
+def get_context() -> WorkerContext:
+    """Return the context of this process, built from the environment on the first call."""
+    return WorkerContext.from_settings(get_settings())

@@ -1,0 +1,68 @@
+"""What may leave a workspace: allow-listed files, checked checkpoints, a deterministic archive."""
+
+import logging
+import re
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from worker.training.spec import CHECKPOINTS_DIR, OUTPUTS_DIR
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+METRICS_FILE = "metrics.csv"
+ARCHIVE_FILE = "adapter.tar"
+REQUIRED_OUTPUTS = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, METRICS_FILE)
+ALLOWED_OUTPUTS = frozenset(
+    {
+        *REQUIRED_OUTPUTS,
+        "README.md",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "manifest.json",
+        "merges.txt",
+        "saliency.jsonl",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "vocab.json",
+    }
+)
+_CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+_logger = logging.getLogger(__name__)
+
+
+def list_outputs(folder: Path) -> list[Path]:
+    """Return the allow-listed regular files in ``folder``/outputs, sorted by name; anything else is left behind."""
+    found = sorted((folder / OUTPUTS_DIR).iterdir())
+    allowed = [path for path in found if path.name in ALLOWED_OUTPUTS and path.is_file() and not path.is_symlink()]
+    for path in set(found) - set(allowed):
+        _logger.warning("left behind in %s: %s", folder.name, path.name)
+    return allowed
+
+
+def list_checkpoint_files(folder: Path, checkpoint: str) -> dict[str, Path]:
+    """Return the files of the checkpoint at the workspace-relative path, by their name inside it.
+
+    Raises:
+        ValueError: The path leads out of the checkpoints folder, or a file has an unexpected name.
+    """
+    root = (folder / checkpoint).resolve()
+    if root.parent != (folder / CHECKPOINTS_DIR).resolve():
+        raise ValueError("a checkpoint outside of the checkpoints folder")
+    files = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
+    for name, path in files.items():
+        if path.is_symlink() or not _CHECKPOINT_NAME.fullmatch(name):
+            raise ValueError("a checkpoint holds a file with an unexpected name")
+    return files
+
+
+def pack(files: Iterable[Path], target: Path) -> None:
+    """Write an uncompressed tar of ``files`` that depends on their names and bytes only."""
+    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
+        for path in sorted(files, key=lambda file: file.name):
+            entry = tarfile.TarInfo(path.name)
+            entry.size = path.stat().st_size
+            with path.open("rb") as content:
+                archive.addfile(entry, content)

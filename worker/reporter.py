@@ -1,0 +1,138 @@
+"""Carries a child's events into the database: batched, in order, in short fenced transactions, from its own thread."""
+
+import logging
+import queue
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from obstore.exceptions import BaseError as StorageError
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.jobs import checkpoints
+from app.jobs.events import append_event
+from app.jobs.leases import Lease, LeaseLostError, renew
+from worker import patience
+from worker.context import WorkerContext
+from worker.narration import Row, describe
+from worker.outputs import list_checkpoint_files
+from worker.progress import ProgressBoard
+from worker.training.events import CheckpointEvent, Event
+from worker.uploads import upload
+
+BATCH_EVENTS = 100
+BATCH_SECONDS = 0.5
+UPLOAD_TRIES = 3
+_logger = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Writes what one attempt's child says, for as long as the attempt owns the job.
+
+    Args:
+        context: The worker's connections.
+        lease: Fences every write.
+        board: Told of every event at once; its heartbeat travels with the batches.
+        folder: The workspace, where checkpoints lie.
+        give_up: Whether to stop waiting for a database that is away.
+    """
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        lease: Lease,
+        *,
+        board: ProgressBoard,
+        folder: Path,
+        give_up: Callable[[], bool],
+    ) -> None:
+        self._context = context
+        self._lease = lease
+        self._board = board
+        self._folder = folder
+        self._give_up = give_up
+        self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"report-{lease.job_id}", daemon=True)
+        self._thread.start()
+
+    def accept(self, event: Event) -> None:
+        """Note an event and queue what belongs into the job's history; never blocks."""
+        self._board.note(event)
+        if isinstance(event, CheckpointEvent) or describe(event) is not None:
+            self._queue.put(event)
+
+    def close(self) -> None:
+        """Wait until everything accepted is written, fenced, or given up."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not (self._closing.is_set() and self._queue.empty()):
+                self._closing.wait(BATCH_SECONDS)
+                self._write_pending()
+        except LeaseLostError:
+            _logger.info("%s attempt %d was fenced", self._lease.job_id, self._lease.attempt)
+        except patience.GaveUpError:
+            _logger.warning("gave up reporting on %s: the database is away", self._lease.job_id)
+
+    def _write_pending(self) -> None:
+        rows: list[Row] = []
+        while not self._queue.empty():
+            event = self._queue.get()
+            if isinstance(event, CheckpointEvent):
+                self._write(rows)
+                rows = []
+                self._store_checkpoint(event)
+            elif (row := describe(event)) is not None:
+                rows.append(row)
+        self._write(rows)
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        for start in range(0, len(rows), BATCH_EVENTS):
+            batch = rows[start : start + BATCH_EVENTS]
+
+            def write(session: Session, batch: Sequence[Row] = batch) -> None:
+                seconds = self._context.settings.lease_seconds
+                renew(session, self._lease, lease_seconds=seconds, heartbeat=self._board.heartbeat())
+                for row in batch:
+                    append_event(
+                        session,
+                        self._lease.job_id,
+                        attempt=self._lease.attempt,
+                        level=row.level,
+                        type=row.type,
+                        message=row.message,
+                        data=row.data,
+                    )
+
+            try:
+                patience.commit(self._context.factory, write, give_up=self._give_up)
+            except SQLAlchemyError:
+                # Only a value that the database refuses comes here; one odd batch must not end a training.
+                _logger.exception("dropped %d events of %s", len(batch), self._lease.job_id)
+
+    def _store_checkpoint(self, event: CheckpointEvent) -> None:
+        for attempt in range(UPLOAD_TRIES):
+            try:
+                self._upload_checkpoint(event)
+            except (OSError, ValueError, StorageError) as error:
+                _logger.warning("checkpoint at step %d of %s: %s", event.step, self._lease.job_id, error)
+                self._closing.wait(2.0**attempt)
+            else:
+                return
+        self._write([Row("warn", f"The checkpoint at step {event.step} could not be stored; training goes on.")])
+
+    def _upload_checkpoint(self, event: CheckpointEvent) -> None:
+        files = upload(self._context, list_checkpoint_files(self._folder, event.path), give_up=self._give_up)
+
+        def register(session: Session) -> None:
+            checkpoints.register_checkpoint(
+                session, self._lease, step=event.step, metrics=dict(event.metrics), files=files
+            )
+
+        patience.commit(self._context.factory, register, give_up=self._give_up)
+        shutil.rmtree(self._folder / event.path, ignore_errors=True)

@@ -1,0 +1,179 @@
+"""Runs jobs on this host: claim, prepare, train in a child, settle. The calling thread is the job's slot."""
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from obstore.exceptions import BaseError as StorageError
+from pydantic import ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.core.failpoints import pass_failpoint
+from app.db.models import JobAttempt, JobPhase, JobStatus
+from app.db.session import transaction
+from app.jobs import checkpoints, lifecycle
+from app.jobs.attempts import AttemptRecord, JobError, RetryPolicy
+from app.jobs.checkpoints import ResumePoint
+from app.jobs.leases import Lease, LeaseLostError
+from app.storage import BlobDigestError, BlobNotFoundError
+from worker import patience, publishing, supervision
+from worker.adapter_check import BadOutputError
+from worker.context import WorkerContext
+from worker.outcomes import UNEXPECTED, Outcome, Verdict, classify
+from worker.progress import ProgressBoard
+from worker.renewal import LeaseKeeper
+from worker.reporter import Reporter
+from worker.slots import Slot, take_slot
+from worker.supervision import Watch
+from worker.training.errors import CheckpointError
+from worker.training.events import ResultEvent
+from worker.workspace import Workspace, prepare
+
+_NO_INPUTS = JobError("internal_error", "The job's inputs could not be fetched.")
+_logger = logging.getLogger(__name__)
+
+
+def run_available(context: WorkerContext, hint: str | None = None) -> int:
+    """Run the hinted job and then whatever else is queued, while this host has a free slot.
+
+    Returns:
+        How many attempts were made; 0 when every slot is taken, nothing is claimable or the process is draining.
+    """
+    attempts = 0
+    with take_slot(context.settings.workspaces, context.settings.worker_slots) as slot:
+        while slot is not None and not context.draining.is_set():
+            lease = _claim(context, hint)
+            if lease is None:
+                break
+            pass_failpoint("after_claim")
+            Attempt(context, lease, slot).run()
+            attempts, hint = attempts + 1, None
+    return attempts
+
+
+def _claim(context: WorkerContext, hint: str | None) -> Lease | None:
+    try:
+        with transaction(context.factory) as session:
+            seconds = context.settings.lease_seconds
+            return lifecycle.claim(session, worker=context.name, lease_seconds=seconds, hint=hint)
+    except SQLAlchemyError as error:
+        # Had the claim been committed and its reply lost, its lease runs out and the reaper takes it back.
+        _logger.warning("could not claim: %s", type(error).__name__)
+        return None
+
+
+class Attempt:
+    """One attempt of one job, from claim to its last transaction."""
+
+    def __init__(self, context: WorkerContext, lease: Lease, slot: Slot) -> None:
+        self._context = context
+        self._lease = lease
+        self._slot = slot
+        self._board = ProgressBoard()
+        self._keeper = LeaseKeeper(context, lease, self._board)
+        self._workspace: Workspace | None = None
+        self._patience_ends: float | None = None
+
+    def run(self) -> None:
+        """Train and settle. Nothing escapes: what this attempt cannot settle, the reaper does."""
+        name = f"attempt {self._lease.attempt} of {self._lease.job_id}"
+        _logger.info("%s begins", name)
+        with self._keeper.running():
+            try:
+                self._settle(self._train())
+            except LeaseLostError:
+                _logger.warning("%s was fenced", name)
+            except patience.GaveUpError:
+                _logger.warning("left %s to the reaper", name)
+            except Exception:
+                _logger.exception("%s broke", name)
+
+    def _train(self) -> Outcome:
+        folder = self._slot.folder / f"{self._lease.job_id}-{self._lease.attempt}"
+        try:
+            self._workspace = prepare(self._context, self._lease, folder)
+            return self._supervise(self._workspace)
+        except (BlobNotFoundError, BlobDigestError, StorageError, OSError, SQLAlchemyError):
+            _logger.exception("could not prepare or run %s", self._lease.job_id)
+            return Outcome(Verdict.LOST, AttemptRecord(Verdict.LOST), _NO_INPUTS)
+        except (ValidationError, ValueError):
+            _logger.exception("the stored spec of %s is unusable", self._lease.job_id)
+            return Outcome(Verdict.FAIL, AttemptRecord(Verdict.FAIL), UNEXPECTED)
+
+    def _supervise(self, workspace: Workspace) -> Outcome:
+        reporter = Reporter(
+            self._context, self._lease, board=self._board, folder=workspace.folder, give_up=self._give_up
+        )
+        watch = Watch(self._context, self._keeper, self._board, reporter)
+        try:
+            end = supervision.train(watch, workspace, self._slot)
+        finally:
+            reporter.close()
+        outcome = classify(end)
+        if outcome.verdict is Verdict.PUBLISH and end.result is not None:
+            return self._publish(workspace.folder, end.result, outcome)
+        if outcome.error.code == CheckpointError.code and workspace.resume is not None:
+            return self._discard(workspace.resume, outcome)
+        return outcome
+
+    def _publish(self, folder: Path, result: ResultEvent, outcome: Outcome) -> Outcome:
+        self._board.enter(JobPhase.PUBLISHING)
+        try:
+            collected = publishing.collect_result(self._context, folder, result, self._give_up)
+            visible = publishing.publish(self._context, self._lease, collected, outcome.record, give_up=self._give_up)
+        except BadOutputError as error:
+            _logger.warning("the outputs of %s are unusable: %s", self._lease.job_id, error)
+            return outcome.turned(Verdict.FAILED)
+        except patience.GaveUpError:
+            return outcome.turned(Verdict.REQUEUE)
+        return outcome if visible else outcome.turned(Verdict.CANCEL)
+
+    def _discard(self, resume: ResumePoint, outcome: Outcome) -> Outcome:
+        """A checkpoint that the trainer refuses is no reason to fail the job: go on from the one before."""
+
+        def write(session: Session) -> None:
+            checkpoints.discard(session, self._lease, resume.checkpoint_id)
+
+        patience.commit(self._context.factory, write, give_up=self._give_up)
+        return outcome.turned(Verdict.LOST)
+
+    def _settle(self, outcome: Outcome) -> None:
+        if outcome.verdict in {Verdict.PUBLISH, Verdict.ABANDON}:
+            return
+        status = patience.commit(
+            self._context.factory, lambda session: self._close(session, outcome), give_up=self._give_up
+        )
+        _logger.info("%s is %s after attempt %d", self._lease.job_id, status, self._lease.attempt)
+
+    def _close(self, session: Session, outcome: Outcome) -> JobStatus:
+        policy = RetryPolicy.from_settings(self._context.settings)
+        match outcome.verdict:
+            case Verdict.CANCEL:
+                lifecycle.cancelled(session, self._lease, outcome.record)
+                return JobStatus.CANCELLED
+            case Verdict.FAIL:
+                lifecycle.fail(session, self._lease, outcome.error, outcome.record)
+                return JobStatus.FAILED
+            case Verdict.REQUEUE:
+                return lifecycle.requeue(session, self._lease, outcome.record)
+            case Verdict.STALLED if _stalled_before(session, self._lease):
+                policy = replace(policy, max_lost=0)
+        return lifecycle.retry(session, self._lease, outcome.error, outcome.record, policy=policy)
+
+    def _give_up(self) -> bool:
+        """Stop waiting for database or store: the attempt is no longer ours, not wanted, or the process must go."""
+        if self._keeper.lost.is_set() or self._keeper.cancel_requested.is_set():
+            return True
+        if not self._context.draining.is_set():
+            return False
+        now = time.monotonic()
+        self._patience_ends = self._patience_ends or now + self._context.settings.stop_grace_seconds
+        return now > self._patience_ends
+
+
+def _stalled_before(session: Session, lease: Lease) -> bool:
+    earlier = select(func.count()).where(JobAttempt.job_id == lease.job_id, JobAttempt.outcome == Verdict.STALLED)
+    return session.scalars(earlier).one() > 0
