@@ -42,6 +42,11 @@ class Resources:
     queue: JobQueue
     verifier: KeyVerifier
 
+    def close(self) -> None:
+        """Drop every connection."""
+        self.queue.close()
+        self.engine.dispose()
+
 
 def build_resources(settings: Settings) -> Resources:
     """Return the resources that ``settings`` describe; connects to nothing yet.

@@ -4,11 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 
 from app.core.logging import configure_logging
 from app.core.settings import Settings, get_settings
 from app.dependencies import build_resources
 from app.error_handlers import add_error_handlers
+from app.jobs.reconcile import start_reconcile_loop
 from app.middleware import BodyGuard, RequestContext
 from app.router import ROUTERS
 
@@ -16,8 +18,12 @@ _FORM_BYTES = 64 << 10
 _UPLOAD_PATH = "/v1/files"
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, *, reconcile: bool = True) -> FastAPI:
     """Return the application for ``settings``, by default those of the environment.
+
+    Args:
+        settings: What to serve with.
+        reconcile: Run the reconcile loop beside the requests; tests that look at single steps do without.
 
     Raises:
         ValueError: A required setting is missing or wrong; the message says which.
@@ -27,7 +33,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="NLFT",
         summary="Self-hosted fine-tuning with an OpenAI-compatible API.",
-        lifespan=_lifespan,
+        lifespan=_reconciling if reconcile else _serving,
         docs_url="/docs" if settings.serve_docs else None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.serve_docs else None,
@@ -47,6 +53,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
-    app.state.resources.engine.dispose()
+async def _serving(app: FastAPI) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        app.state.resources.close()
+
+
+@asynccontextmanager
+async def _reconciling(app: FastAPI) -> AsyncIterator[None]:
+    stop = start_reconcile_loop(app.state.resources.settings)
+    try:
+        async with _serving(app):
+            yield
+    finally:
+        await run_in_threadpool(stop)

@@ -1,9 +1,19 @@
 """Every router of the service, in one flat list. Paths are written out in full in each domain's endpoints."""
 
-from fastapi import APIRouter
+from app import health
+from app.adapters import endpoints as adapters
+from app.api_keys import endpoints as api_keys
+from app.files import endpoints as files
+from app.jobs import endpoints as jobs
+from app.methods import endpoints as methods
+from app.models import endpoints as models
 
-from app.adapters.endpoints import router as adapters
-from app.jobs.endpoints import router as jobs
-from app.methods.endpoints import router as methods
-
-ROUTERS: tuple[APIRouter, ...] = (adapters, jobs, methods)
+ROUTERS = (
+    health.router,
+    files.router,
+    jobs.router,
+    methods.router,
+    adapters.router,
+    models.router,
+    api_keys.router,
+)

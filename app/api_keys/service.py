@@ -46,6 +46,11 @@ def get_project(session: Session, project_id: str) -> Project:
     return project
 
 
+def list_projects(session: Session, query: PageQuery) -> list[Project]:
+    """Return one row beyond the page of all projects, newest first."""
+    return repository.list_projects(session, query)
+
+
 def create_key(
     session: Session,
     pepper: str,
@@ -67,15 +72,25 @@ def create_key(
     return created
 
 
+def get_key(session: Session, project_id: str, key_id: str) -> ApiKey:
+    """Return the project's key.
+
+    Raises:
+        NotFoundError: The project has no such key, or it is revoked.
+    """
+    key = repository.find_key(session, project_id, key_id)
+    if key is None:
+        raise NotFoundError(f"No such API key: '{key_id}'.", param="key_id")
+    return key
+
+
 def revoke_key(session: Session, project_id: str, key_id: str) -> ApiKey:
     """Revoke the key; servers that verified it a moment ago may accept it for up to ``NLFT_KEY_CACHE_SECONDS`` more.
 
     Raises:
         NotFoundError: The project has no such key, or it is revoked already.
     """
-    key = repository.find_key(session, project_id, key_id)
-    if key is None:
-        raise NotFoundError(f"No such API key: '{key_id}'.", param="key_id")
+    key = get_key(session, project_id, key_id)
     key.revoked_at = func.now()
     session.commit()
     return key

@@ -39,15 +39,22 @@ def configure_logging(level: str = "INFO") -> None:
             structlog.processors.JSONRenderer(),
         ],
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(formatter)
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [handler, *(other for other in root.handlers if not isinstance(other, _StandardError))]
     root.setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # the middleware writes a richer line
+
+
+class _StandardError(logging.Handler):
+    """Writes to whatever ``sys.stderr`` is at that moment: it may be redirected after logging was configured."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 _ROOT = Path(__file__).parents[2]
 
@@ -34,7 +33,10 @@ def head_revision() -> str:
 
 def current_revision(connection: Connection) -> str | None:
     """Return the revision that the database is at, or None when it was never migrated."""
-    return MigrationContext.configure(connection).get_current_revision()
+    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
 
 
 def _config(connection: Connection | None = None) -> Config:

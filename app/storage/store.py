@@ -24,6 +24,7 @@ from obstore.store import LocalStore, S3Store
 CHUNK_BYTES = 1 << 20
 _SINGLE_PUT_BYTES = 64 << 20
 _PREFIX = "blobs/sha256/"
+_SCRATCH = "nlft-blob-"
 
 
 class BlobNotFoundError(LookupError):
@@ -149,6 +150,13 @@ class BlobStore:
                 if entry["last_modified"] < than:
                     yield StoredBlob(entry["path"].rsplit("/", 1)[-1], entry["size"])
 
+    def sweep_scratch(self, than: datetime) -> None:
+        """Delete temporary files that were last written before ``than`` (aware): their writers were killed."""
+        for path in self._scratch.glob(f"{_SCRATCH}*"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < than.timestamp():
+                    path.unlink()
+
     def publish(self, path: Path, blob: StoredBlob) -> None:
         """Make the finished, synced file at ``path`` visible under its digest; an equal blob already there is kept."""
         key = blob_key(blob.sha256)
@@ -167,7 +175,7 @@ class BlobWriter:
     """Takes bytes, then publishes them as one blob; leaving the context without ``finish`` leaves nothing behind."""
 
     def __init__(self, store: BlobStore, scratch: Path) -> None:
-        descriptor, name = tempfile.mkstemp(dir=scratch, prefix="blob-")
+        descriptor, name = tempfile.mkstemp(dir=scratch, prefix=_SCRATCH)
         self._store = store
         self._path = Path(name)
         self._file: IO[bytes] = os.fdopen(descriptor, "wb", buffering=CHUNK_BYTES)

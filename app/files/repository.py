@@ -1,0 +1,32 @@
+"""Queries on files. A file that has expired is gone for every reader, also before it is swept away."""
+
+from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy.orm import Session
+
+from app.core.pagination import fetch_after
+from app.db.models import File
+from app.files.schemas import FilesQuery
+
+
+def find_file(session: Session, project_id: str, file_id: str) -> File | None:
+    """Return the project's file, or None."""
+    return session.scalars(
+        select(File).where(File.id == file_id, File.project_id == project_id, _is_live())
+    ).one_or_none()
+
+
+def list_files(session: Session, project_id: str, query: FilesQuery) -> list[File]:
+    """Return one row beyond the page."""
+    statement = select(File).where(File.project_id == project_id, _is_live())
+    if query.purpose is not None:
+        statement = statement.where(File.purpose == query.purpose)
+    return fetch_after(session, statement, File.id, query, descending=query.order == "desc")
+
+
+def delete_file(session: Session, file_id: str) -> None:
+    """Delete the row; the foreign key of a hold refuses with an IntegrityError."""
+    session.execute(delete(File).where(File.id == file_id))
+
+
+def _is_live() -> ColumnElement[bool]:
+    return or_(File.expires_at.is_(None), File.expires_at > func.now())

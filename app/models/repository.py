@@ -1,0 +1,45 @@
+"""Queries on base models and on the names of tuned ones."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app.db.models import Adapter, BaseModel
+
+
+def find_base_model(session: Session, name: str) -> BaseModel | None:
+    """Return the allow-listed base model, or None."""
+    return session.get(BaseModel, name)
+
+
+def list_base_models(session: Session) -> Sequence[BaseModel]:
+    """Return every allow-listed base model by name."""
+    return session.scalars(select(BaseModel).order_by(BaseModel.id)).all()
+
+
+def find_adapter(session: Session, project_id: str, model: str) -> Adapter | None:
+    """Return the project's adapter of this model name unless it was deleted."""
+    return session.scalars(
+        select(Adapter).where(Adapter.model == model, Adapter.project_id == project_id, Adapter.deleted_at.is_(None))
+    ).one_or_none()
+
+
+def list_adapters(session: Session, project_id: str) -> Sequence[Adapter]:
+    """Return the project's adapters, newest first."""
+    return session.scalars(
+        select(Adapter)
+        .where(Adapter.project_id == project_id, Adapter.deleted_at.is_(None))
+        .order_by(Adapter.id.desc())
+    ).all()
+
+
+def mark_deleted(session: Session, project_id: str, model: str) -> bool:
+    """Mark the project's adapter deleted; return whether there was one to mark."""
+    marked = session.execute(
+        update(Adapter)
+        .where(Adapter.model == model, Adapter.project_id == project_id, Adapter.deleted_at.is_(None))
+        .values(deleted_at=func.now())
+        .returning(Adapter.id)
+    )
+    return marked.one_or_none() is not None
