@@ -1,5 +1,6 @@
 """One child process of ours: starts in its own session, dies with us, logs to a file, stops politely then firmly."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from app.embedded.errors import StartError
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _LOG_TAIL_BYTES = 2000
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,12 @@ class ManagedProcess:
         except FileNotFoundError:
             return ""
         return content[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+
+
+def die_with_parent(number: int) -> None:
+    """Ask the kernel to send us signal ``number`` when our parent ends (Linux; elsewhere nothing happens)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float, every: float = 0.02) -> bool:

@@ -1,0 +1,117 @@
+"""``nlft jobs``: create, follow and cancel fine-tuning jobs over HTTP."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from openai import OpenAI
+
+from app.cli import client as api
+from app.cli.files import send_file
+from app.cli.options import AsJson, StateDir
+from app.cli.output import CommandError, print_record, print_rows
+from app.cli.watching import watch_job
+
+jobs = typer.Typer(name="jobs", help="Fine-tuning jobs.", no_args_is_help=True)
+
+_COLUMNS = ("id", "status", "model", "fine_tuned_model", "created_at")
+Pairs = list[str] | None
+
+
+@jobs.command("create")
+def create(
+    model: Annotated[str, typer.Option(help="Base model, as in `nlft models list`.")],
+    training_file: Annotated[str, typer.Option(help="File id, or a path that is uploaded first.")],
+    *,
+    validation_file: Annotated[str | None, typer.Option(help="Rows to measure on: file id or path.")] = None,
+    method: Annotated[str, typer.Option(help="Training method.")] = "nlft",
+    hyperparameter: Annotated[Pairs, typer.Option("--hyperparameter", "-H", help="name=value; repeatable.")] = None,
+    adapter: Annotated[Pairs, typer.Option("--adapter", "-A", help="Adapter setting, name=value; repeatable.")] = None,
+    evaluation: Annotated[Pairs, typer.Option("--evaluation", "-E", help="name=value; repeatable.")] = None,
+    metadata: Annotated[Pairs, typer.Option(help="name=value; repeatable.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Part of the tuned model's name.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Drawn at random when absent.")] = None,
+    watch: Annotated[bool, typer.Option(help="Follow the job to its end.")] = False,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a job; paths are uploaded first."""
+    groups = {"hyperparameters": hyperparameter, "adapter": adapter, "evaluation": evaluation}
+    settings = {name: values for name, given in groups.items() if (values := _pairs(given))}
+    body: dict[str, Any] = {"method": {"type": method, method: settings}}
+    optional = {"suffix": suffix, "seed": seed, "metadata": {k: str(v) for k, v in _pairs(metadata).items()} or None}
+    body |= {name: value for name, value in optional.items() if value is not None}
+    with api.connected(state_dir) as client:
+        if validation_file:
+            body["validation_file"] = _file_id(client, validation_file)
+        file_id = _file_id(client, training_file)
+        job = client.fine_tuning.jobs.create(model=model, training_file=file_id, extra_body=body).to_dict()
+        if watch:
+            job = watch_job(client, str(job["id"]), as_json=as_json)
+        print_record(job, as_json=as_json)
+    _check_outcome(job)
+
+
+@jobs.command("list")
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the project's jobs."""
+    with api.connected(state_dir) as client:
+        page = client.fine_tuning.jobs.list(limit=min(limit, 100))
+        print_rows(api.take(page, limit), _COLUMNS, as_json=as_json)
+
+
+@jobs.command("get")
+def get(job_id: str, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """Show one job."""
+    with api.connected(state_dir) as client:
+        print_record(client.fine_tuning.jobs.retrieve(job_id).to_dict(), as_json=as_json)
+
+
+@jobs.command("watch")
+def watch_command(job_id: str, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """Follow a job to its end; the status is 0 only when it succeeded. With --json: one event a line, then the job."""
+    with api.connected(state_dir) as client:
+        job = watch_job(client, job_id, as_json=as_json)
+        print_record(job, as_json=as_json)
+    _check_outcome(job)
+
+
+@jobs.command("cancel")
+def cancel(job_id: str, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """Cancel a job; a running one stops within seconds."""
+    with api.connected(state_dir) as client:
+        print_record(client.fine_tuning.jobs.cancel(job_id).to_dict(), as_json=as_json)
+
+
+def _file_id(client: OpenAI, text: str) -> str:
+    """Return ``text`` when it is an id, otherwise the id of the uploaded path."""
+    path = Path(text)
+    if path.is_file():
+        return str(send_file(client, path)["id"])
+    if not text.startswith("file-"):
+        raise CommandError(f"There is no file {text}; give a path or a file id.")
+    return text
+
+
+def _pairs(given: Pairs) -> dict[str, Any]:
+    """Return ``name=value`` texts as a mapping; a value that is JSON is read as such."""
+    found: dict[str, Any] = {}
+    for text in given or []:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise CommandError(f"{text!r} must have the form name=value.")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def _check_outcome(job: api.Record) -> None:
+    if job["status"] in ("failed", "cancelled"):
+        raise typer.Exit(1)

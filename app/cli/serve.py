@@ -1,0 +1,34 @@
+"""``nlft serve``: one API process, as ``nlft up`` and the container image run it."""
+
+import socket
+from typing import Annotated
+
+import typer
+import uvicorn
+
+_GRACE_SECONDS = 10
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="Listening socket inherited from the parent.")] = None,
+) -> None:
+    """Serve the HTTP API in the foreground; settings come from the environment."""
+    config = uvicorn.Config(
+        "app.main:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    inherited = None if fd is None else [socket.socket(fileno=fd)]
+    uvicorn.Server(config).run(inherited)
+
+
+if __name__ == "__main__":
+    typer.run(serve)
