@@ -1,0 +1,146 @@
+"""Document-masked attention for packed rows, registered with transformers from outside: no model is forked.
+
+No mask function is registered under the same name on purpose: transformers then builds no mask and hands models None,
+where a registered one would first search position ids for packed documents and read the device to do so.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import dropout as drop
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from worker.training.engine.packing import Layout
+
+PACKED_ATTENTION = "packed_documents"
+_UNSUPPORTED = ("s_aux", "position_bias")
+
+_current_layout: ContextVar[Layout] = ContextVar("current_layout")
+
+
+@contextmanager
+def packed(layout: Layout) -> Iterator[None]:
+    """Tell the attention layers of the forward pass inside where the documents lie."""
+    token = _current_layout.set(layout)
+    try:
+        yield
+    finally:
+        _current_layout.reset(token)
+
+
+def attend_packed(
+    module: nn.Module,  # noqa: ARG001 - the registry's shape
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Return causal attention within each document [1, T, heads, head size] and no weights.
+
+    Args:
+        module: Unused.
+        query: [1, heads, T, head size].
+        key: [1, key heads, T, head size].
+        value: [1, key heads, T, head size].
+        attention_mask: Unused, the layout is the mask.
+        scaling: Factor on the scores; None is 1 / sqrt(head size).
+        dropout: Probability.
+        sliding_window: Tokens a token can see, itself included; None sees the document.
+        softcap: Bound of the scores, cap * tanh(score / cap) (Gemma 2, https://arxiv.org/abs/2408.00118).
+        others: What transformers hands to every attention function.
+
+    Raises:
+        NotImplementedError: The model asks for attention sinks or a position bias.
+    """
+    if any(others.get(name) is not None for name in _UNSUPPORTED):
+        raise NotImplementedError(f"packed attention knows none of {_UNSUPPORTED}")
+    layout = _current_layout.get()
+    options = _Options(scaling, dropout, sliding_window, softcap)
+    if _fits_varlen(query, value, options):
+        return _attend_varlen((query, key, value), layout, options), None
+    parts = (torch.split(tensor, list(layout.lengths), dim=2) for tensor in (query, key, value))
+    outputs = [_attend_document(*part, options=options) for part in zip(*parts, strict=True)]
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(PACKED_ATTENTION, attend_packed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What a layer asks for, as in ``attend_packed``."""
+
+    scaling: float | None
+    dropout: float
+    window: int | None
+    softcap: float | None
+
+
+def _fits_varlen(query: Tensor, value: Tensor, options: _Options) -> bool:
+    supported = query.is_cuda and query.dtype in {torch.float16, torch.bfloat16} and query.shape[-1] == value.shape[-1]
+    return supported and not options.dropout and options.softcap is None
+
+
+def _attend_varlen(heads: tuple[Tensor, Tensor, Tensor], layout: Layout, options: _Options) -> Tensor:
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in heads)  # [T, heads, head size]
+    output = varlen_attn(
+        query,
+        key,
+        value,
+        layout.boundaries,
+        layout.boundaries,
+        layout.longest,
+        layout.longest,
+        scale=options.scaling,
+        window_size=(-1 if options.window is None else options.window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return cast("Tensor", output).unsqueeze(0)  # a tuple only where log-sum-exps are asked for
+
+
+def _attend_document(query: Tensor, key: Tensor, value: Tensor, *, options: _Options) -> Tensor:
+    """Return causal attention of one document [1, heads, T, head size]."""
+    length = query.shape[2]
+    window = length if options.window is None else min(length, options.window)
+    shared = query.shape[1] != key.shape[1]
+    if options.softcap is None:
+        whole = window == length
+        mask = None if whole else _band(length, window, query.device)
+        return scaled_dot_product_attention(
+            query, key, value, mask, options.dropout, is_causal=whole, scale=options.scaling, enable_gqa=shared
+        )
+    if shared:
+        key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
+    scaling = query.shape[-1] ** -0.5 if options.scaling is None else options.scaling
+    scores = options.softcap * torch.tanh(query @ key.transpose(2, 3) * scaling / options.softcap)
+    scores = scores.masked_fill(~_band(length, window, query.device), float("-inf"))
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return drop(weights, options.dropout) @ value
+
+
+@lru_cache(maxsize=64)
+def _band(length: int, window: int, device: torch.device) -> Tensor:
+    """Return which keys each query sees, bool [length, length]: itself and the ``window`` - 1 tokens before it."""
+    # Cached, and shared by passes with and without autograd: must not become an inference tensor.
+    with torch.inference_mode(mode=False):
+        seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        return seen.triu(1 - window)

@@ -1,0 +1,208 @@
+"""Runs a method's scoring passes over rendered rows: which documents, with or without gradient, adapter and cache."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from worker.training.engine.forward import DocumentScores, choose_forward
+from worker.training.engine.packing import group_by_budget
+from worker.training.engine.runtime import is_out_of_memory, release_memory
+from worker.training.errors import DeviceOutOfMemoryError
+from worker.training.types import ScoredBatch, TokenScores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+    from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from worker.training.types import RenderedExample, ScoringPass, TokenSequence
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedExample:
+    """A rendered row of 1-based ``line`` and, by pass name, the float32 log-probabilities [n] of its cached passes."""
+
+    line: int
+    rendered: RenderedExample
+    cached: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def tokens(self, passes: Sequence[ScoringPass]) -> int:
+        """Return the tokens of the sequences that ``passes`` score."""
+        wanted = (self.rendered.sequences.get(scoring_pass.sequence) for scoring_pass in passes)
+        return sum(len(sequence.input_ids) for sequence in wanted if sequence is not None)
+
+
+class Scorer:
+    """Scores rows with one adapted model.
+
+    Args:
+        adapted: The model with its adapter, in eval mode.
+        micro_batch_tokens: Most tokens of one forward pass without gradient.
+    """
+
+    def __init__(self, adapted: PeftModel, *, micro_batch_tokens: int) -> None:
+        self.micro_batch_tokens = micro_batch_tokens
+        self._adapted = adapted
+        self._forward = choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
+        # Only the adapter's own dropout is ever active: a frozen base keeps computing what it was trained to compute.
+        self._dropouts = [
+            module
+            for name, module in adapted.named_modules()
+            if isinstance(module, nn.Dropout) and "lora_dropout" in name
+        ]
+
+    def attention(self) -> AbstractContextManager[None]:
+        """Return the context in which to score; outside of it the model's attention is as it was loaded."""
+        return self._forward.attention()
+
+    def score(
+        self, examples: Sequence[PreparedExample], passes: Sequence[ScoringPass]
+    ) -> tuple[ScoredBatch, Mapping[str, Tensor]]:
+        """Return the scores of ``passes`` and, by name of the passes that were run, the hits, bool [N]."""
+        scores: dict[str, TokenScores] = {p.name: self._recall(examples, p) for p in passes if p.cached}
+        hits: dict[str, Tensor] = {}
+        to_run = sorted((p for p in passes if not p.cached), key=_kind)
+        for _, group in groupby(to_run, key=_kind):
+            self._run(examples, tuple(group), scores, hits)
+        names = examples[0].rendered.values.keys()
+        values = {name: self._place([example.rendered.values[name] for example in examples]) for name in names}
+        return ScoredBatch(scores, values), hits
+
+    def fit(self, attempt: Callable[[], T], sizes: Sequence[int], start_over: Callable[[], None]) -> T:
+        """Return what ``attempt`` returns, halving ``micro_batch_tokens`` as long as memory does not suffice.
+
+        Args:
+            attempt: Scores examples in micro-batches of ``micro_batch_tokens``.
+            sizes: Tokens that each example needs at the same time.
+            start_over: Undoes what a failed attempt left behind.
+
+        Raises:
+            DeviceOutOfMemoryError: The largest example does not fit by itself.
+        """
+        while True:
+            try:
+                return attempt()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler: the traceback holds the tensors of the failed pass alive.
+            start_over()
+            release_memory()
+            self.micro_batch_tokens = min(self.micro_batch_tokens, sum(sizes))
+            if self.micro_batch_tokens <= max(sizes):
+                raise DeviceOutOfMemoryError(
+                    f"one example of {max(sizes)} tokens does not fit the memory of {self._adapted.device} by itself; "
+                    "shorten the rows, take a smaller base model or a larger device",
+                    "training_file",
+                )
+            self.micro_batch_tokens //= 2
+
+    def fill_cache(
+        self, examples: Sequence[PreparedExample], passes: Sequence[ScoringPass], report: Callable[[int, int], None]
+    ) -> None:
+        """Score the cached ``passes`` once with the bare base model; ``report`` takes examples done and in all.
+
+        Raises:
+            DeviceOutOfMemoryError: A single example does not fit the device.
+        """
+        cached = [scoring_pass for scoring_pass in passes if scoring_pass.cached]
+        sizes = [example.tokens(cached) for example in examples]
+
+        def fill() -> None:
+            for group in group_by_budget(sizes, self.micro_batch_tokens):
+                part = [examples[index] for index in group]
+                scores: dict[str, TokenScores] = {}
+                self._run(part, cached, scores, {})
+                for scoring_pass in cached:
+                    _store(part, scoring_pass, scores[scoring_pass.name])
+                report(group.stop, len(examples))
+
+        if cached and examples:
+            self.fit(fill, sizes, lambda: None)
+
+    def _run(
+        self,
+        examples: Sequence[PreparedExample],
+        passes: Sequence[ScoringPass],
+        scores: dict[str, TokenScores],
+        hits: dict[str, Tensor],
+    ) -> None:
+        """Add the results of ``passes``, all of one kind, to ``scores`` and ``hits``."""
+        sequences = [_select(examples, scoring_pass) for scoring_pass in passes]
+        documents = [sequence for selected in sequences for sequence in selected if sequence is not None]
+        found = self._score_documents(documents, passes[0])
+        start = 0
+        for scoring_pass, selected in zip(passes, sequences, strict=True):
+            lengths = [0 if sequence is None else len(sequence.scored) for sequence in selected]
+            own = slice(start, start + sum(lengths))
+            start = own.stop
+            hidden = found.hidden[own].detach().float() if found is not None and scoring_pass.with_hidden else None
+            logprobs = self._place([]) if found is None else found.logprobs[own]
+            scores[scoring_pass.name] = self._assemble(logprobs, lengths, hidden)
+            hits[scoring_pass.name] = logprobs.new_zeros(0, dtype=torch.bool) if found is None else found.hits[own]
+
+    def _score_documents(self, documents: Sequence[TokenSequence], kind: ScoringPass) -> DocumentScores | None:
+        if not documents:
+            return None
+        with nullcontext() if kind.with_adapter else self._adapted.disable_adapter():
+            if kind.with_grad:
+                with self._adapter_dropout():
+                    return self._forward.score(documents)
+            groups = group_by_budget([len(document.input_ids) for document in documents], self.micro_batch_tokens)
+            with torch.inference_mode():
+                parts = [self._forward.score([documents[index] for index in group]) for group in groups]
+        # Copies, since autograd refuses tensors that were made in inference mode.
+        columns = zip(*((part.logprobs, part.hits, part.hidden) for part in parts), strict=True)
+        return DocumentScores(*(torch.cat(column) for column in columns))
+
+    @contextmanager
+    def _adapter_dropout(self) -> Iterator[None]:
+        for dropout in self._dropouts:
+            dropout.train()
+        try:
+            yield
+        finally:
+            for dropout in self._dropouts:
+                dropout.eval()
+
+    def _recall(self, examples: Sequence[PreparedExample], scoring_pass: ScoringPass) -> TokenScores:
+        arrays = [example.cached.get(scoring_pass.name, _NOTHING) for example in examples]
+        return self._assemble(self._place(np.concatenate(arrays)), [len(array) for array in arrays], None)
+
+    def _assemble(self, logprobs: Tensor, lengths: Sequence[int], hidden: Tensor | None) -> TokenScores:
+        example = np.repeat(np.arange(len(lengths)), lengths)
+        return TokenScores(logprobs, self._place(example, np.int64), self._place(lengths, np.int64), hidden)
+
+    def _place(self, values: Sequence[float] | NDArray[np.generic], dtype: type[np.generic] = np.float32) -> Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=dtype)).to(self._adapted.device, non_blocking=True)
+
+
+_NOTHING = np.zeros(0, dtype=np.float32)
+
+
+def _kind(scoring_pass: ScoringPass) -> tuple[bool, bool]:
+    """Passes of one kind run in the same forward pass."""
+    return scoring_pass.with_grad, scoring_pass.with_adapter
+
+
+def _select(examples: Sequence[PreparedExample], scoring_pass: ScoringPass) -> list[TokenSequence | None]:
+    return [example.rendered.sequences.get(scoring_pass.sequence) for example in examples]
+
+
+def _store(examples: Sequence[PreparedExample], scoring_pass: ScoringPass, scores: TokenScores) -> None:
+    ends = np.cumsum(scores.lengths.cpu().numpy())
+    for example, logprobs in zip(examples, np.split(scores.logprobs.cpu().numpy(), ends[:-1]), strict=True):
+        example.cached[scoring_pass.name] = logprobs

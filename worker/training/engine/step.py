@@ -1,0 +1,153 @@
+"""One optimizer step over the rows of a batch: micro-batches, gradient, guard against NaN, retry with less memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from worker.training.engine.packing import group_by_budget
+from worker.training.engine.runtime import RandomState
+from worker.training.errors import NonFiniteLossError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from worker.training.engine.optimizer import AdapterOptimizer
+    from worker.training.engine.scoring import PreparedExample, Scorer
+    from worker.training.methods.base import Hyperparameters, Method
+    from worker.training.types import LossOutput
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Figures of a step or an evaluation.
+
+    Attributes:
+        loss: Mean over examples (nats).
+        accuracy: Share of the main pass's scored tokens that were the likeliest.
+        grad_norm: Before clipping; 0 in an evaluation.
+        tokens: Prompt and response tokens of the main pass.
+        metrics: The method's own, means over examples.
+    """
+
+    loss: float
+    accuracy: float
+    grad_norm: float
+    tokens: int
+    metrics: Mapping[str, float]
+
+
+class Stepper:
+    """Computes losses and gradients of a method.
+
+    Args:
+        scorer: Runs the forward passes.
+        method: The training method.
+        hyperparameters: Of that method.
+        check_interrupt: Called before every micro-batch; raises to end the run.
+    """
+
+    def __init__(
+        self, scorer: Scorer, method: Method, hyperparameters: Hyperparameters, check_interrupt: Callable[[], None]
+    ) -> None:
+        self._scorer = scorer
+        self._method = method
+        self._hyperparameters = hyperparameters
+        self._check_interrupt = check_interrupt
+        self._passes = method.passes(hyperparameters)
+        self._main = next(p for p in self._passes if p.name == method.main_pass)
+
+    def train(self, examples: Sequence[PreparedExample], optimizer: AdapterOptimizer, step: int) -> StepResult:
+        """Make the 1-based optimizer ``step`` on ``examples``.
+
+        Raises:
+            NonFiniteLossError: Loss or gradient is not finite; the weights are unchanged.
+            DeviceOutOfMemoryError: A single example does not fit the device.
+        """
+        random_state = RandomState.capture()
+
+        def start_over() -> None:
+            optimizer.drop_gradient()
+            random_state.restore()
+
+        totals = self._scorer.fit(lambda: self._accumulate(examples), self._sizes(examples), start_over)
+        result = _summarize(totals, len(examples), grad_norm=optimizer.clip())
+        if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+            optimizer.drop_gradient()
+            raise NonFiniteLossError(
+                f"loss {result.loss} and gradient norm {result.grad_norm} at step {step}, which changed nothing; "
+                "lower learning_rate or learning_rate_multiplier, or look for extreme rows in the training file",
+                f"method.{self._method.name}.hyperparameters.learning_rate",
+            )
+        optimizer.step(step)
+        return result
+
+    def evaluate(self, examples: Sequence[PreparedExample]) -> StepResult:
+        """Return the loss and accuracy on ``examples`` without changing anything.
+
+        Raises:
+            DeviceOutOfMemoryError: A single example does not fit the device.
+        """
+        with torch.no_grad():
+            totals = self._scorer.fit(lambda: self._accumulate(examples), self._sizes(examples), lambda: None)
+        return _summarize(totals, len(examples), grad_norm=None)
+
+    def _sizes(self, examples: Sequence[PreparedExample]) -> list[int]:
+        """Return the tokens that are in memory at the same time for each example."""
+        return [example.tokens([p for p in self._passes if p.with_grad]) for example in examples]
+
+    def _accumulate(self, examples: Sequence[PreparedExample]) -> _Totals:
+        """Run all micro-batches, with backward passes where autograd is on; nothing here waits for the device."""
+        passes = self._passes if torch.is_grad_enabled() else [replace(p, with_grad=False) for p in self._passes]
+        totals = _Totals([], [], {}, sum(example.tokens([self._main]) for example in examples))
+        for group in group_by_budget(self._sizes(examples), self._scorer.micro_batch_tokens):
+            self._check_interrupt()
+            part = [examples[index] for index in group]
+            batch, hits = self._scorer.score(part, passes)
+            output = self._method.loss(batch, self._hyperparameters)
+            if output.losses.requires_grad:
+                (output.losses.sum() / len(examples)).backward()  # type: ignore[no-untyped-call] # torch's own
+            totals.add(output, hits[self._main.name])
+        return totals
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    """Sums over micro-batches, left on the device."""
+
+    losses: list[Tensor]
+    hits: list[Tensor]
+    metrics: dict[str, list[Tensor]]
+    tokens: int
+
+    def add(self, output: LossOutput, hits: Tensor) -> None:
+        self.losses.append(output.losses.detach())
+        self.hits.append(hits)
+        for name, value in output.metrics.items():
+            self.metrics.setdefault(name, []).append(value * len(output.losses))
+
+
+def _summarize(totals: _Totals, examples: int, *, grad_norm: Tensor | None) -> StepResult:
+    """Return the figures of a step; the one place that reads from the device."""
+    hits = torch.cat(totals.hits)
+    names = list(totals.metrics)
+    norm = hits.new_zeros((), dtype=torch.float32) if grad_norm is None else grad_norm
+    sums = [
+        torch.cat(totals.losses).sum(),
+        hits.sum(),
+        norm,
+        *(torch.stack(totals.metrics[name]).sum() for name in names),
+    ]
+    loss, hit, norm_value, *values = torch.stack([value.float() for value in sums]).tolist()
+    return StepResult(
+        loss=loss / examples,
+        accuracy=hit / max(1, len(hits)),
+        grad_norm=norm_value,
+        tokens=totals.tokens,
+        metrics={name: value / examples for name, value in zip(names, values, strict=True)},
+    )
