@@ -22,7 +22,7 @@ def tracked_folders() -> set[str]:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    folders = set()
+    folders: set[str] = set()
     for line in listing.stdout.splitlines():
         parts = PurePosixPath(line).parent.parts
         folders.update("/".join(parts[:depth]) for depth in range(1, min(len(parts), TREE_DEPTH) + 1))
@@ -79,7 +79,7 @@ def test_every_dependency_is_pinned_in_the_constraints() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "docs").rglob("*.md")) + [README, ROOT / "CONTRIBUTING.md"], ids=name_of
+    "path", [*sorted((ROOT / "docs").rglob("*.md")), README, ROOT / "CONTRIBUTING.md"], ids=name_of
 )
 def test_paths_named_in_the_documentation_exist(path: "object") -> None:
     text = (ROOT / str(path)).read_text()
