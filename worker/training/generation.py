@@ -1,0 +1,165 @@
+"""Generates answers in batches: left padding, key-value cache, and rows that are done leave the batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+_KEEP_FULL_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How to choose tokens.
+
+    Attributes:
+        max_new_tokens: Longest answer in tokens.
+        batch_size: Answers generated at a time.
+        temperature: 0 takes the likeliest token; else logits are divided by it and a token is drawn.
+        seed: Of the draws. The same seed, prompts and batch size give the same answers.
+    """
+
+    max_new_tokens: int
+    batch_size: int = 32
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """An answer's token ids without its end of turn; ``is_finished`` False means that the limit cut it off."""
+
+    ids: list[int]
+    is_finished: bool
+
+
+Progress = Callable[[int, int], None]
+
+
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[NDArray[np.int32]],
+    stop_ids: frozenset[int],
+    decoding: Decoding,
+    *,
+    on_progress: Progress | None = None,
+) -> list[Generated]:
+    """Return one answer for each prompt, in their order.
+
+    Prompts of similar length share a batch. Weights are used as they are: an active adapter takes part.
+
+    Args:
+        model: A decoder-only model in eval mode.
+        prompts: Token ids, each [T].
+        stop_ids: Tokens that end an answer.
+        decoding: How to choose tokens.
+        on_progress: Called with answers done and answers in all after every token; may raise to give up.
+    """
+    sampler = torch.Generator(device=model.device).manual_seed(decoding.seed)
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
+    answers: dict[int, Generated] = {}
+    for start in range(0, len(order), decoding.batch_size):
+        chosen = order[start : start + decoding.batch_size]
+        batch = _Batch(model, [prompts[index] for index in chosen], stop_ids, decoding, sampler)
+        for _ in batch.steps():
+            if on_progress:
+                on_progress(len(answers) + batch.done, len(prompts))
+        answers.update(zip(chosen, batch.answers(), strict=True))
+    return [answers[index] for index in range(len(prompts))]
+
+
+class _Batch:
+    """One batch in flight. ``alive`` maps rows of the tensors to answers; rows that are done are dropped together."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[NDArray[np.int32]],
+        stop_ids: frozenset[int],
+        decoding: Decoding,
+        sampler: torch.Generator,
+    ) -> None:
+        self._model = model
+        self._stop_ids = stop_ids
+        self._decoding = decoding
+        self._sampler = sampler
+        self._ids: list[list[int]] = [[] for _ in prompts]
+        self._finished = [False] * len(prompts)
+        self._alive = list(range(len(prompts)))
+        self._tokens, self._mask = _left_padded(prompts, model.device)  # [B, T] each
+        self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)  # [B, T]
+
+    @property
+    def done(self) -> int:
+        """How many answers have ended."""
+        return sum(self._finished)
+
+    def steps(self) -> Iterator[None]:
+        """Extend every unfinished answer by a token per step until all are done or full."""
+        cache = None
+        for _ in range(self._decoding.max_new_tokens):
+            with torch.inference_mode():
+                output = self._model(
+                    input_ids=self._tokens,
+                    attention_mask=self._mask,
+                    position_ids=self._positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                cache = output.past_key_values
+                chosen = self._choose(output.logits[:, -1])  # [B]
+            self._record(chosen.tolist())
+            yield
+            keep = [row for row, answer in enumerate(self._alive) if not self._finished[answer]]
+            if not keep:
+                return
+            self._extend(chosen)
+            if len(keep) <= _KEEP_FULL_SHARE * len(self._alive):
+                self._drop_all_but(keep, cache)
+
+    def answers(self) -> list[Generated]:
+        """Return the answers in the order of the prompts."""
+        return [Generated(ids, finished) for ids, finished in zip(self._ids, self._finished, strict=True)]
+
+    def _choose(self, logits: Tensor) -> Tensor:
+        """Return the next token of each row [B] from logits [B, V]."""
+        if self._decoding.temperature == 0:
+            return logits.argmax(-1)
+        probabilities = (logits.float() / self._decoding.temperature).softmax(-1)
+        return torch.multinomial(probabilities, 1, generator=self._sampler).squeeze(1)
+
+    def _record(self, tokens: list[int]) -> None:
+        for answer, token in zip(self._alive, tokens, strict=True):
+            if token in self._stop_ids:
+                self._finished[answer] = True
+            elif not self._finished[answer]:
+                self._ids[answer].append(token)
+
+    def _extend(self, chosen: Tensor) -> None:
+        self._tokens = chosen.unsqueeze(1)  # [B, 1]
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(chosen), 1)], 1)
+        self._positions = self._positions[:, -1:] + 1
+
+    def _drop_all_but(self, rows: list[int], cache: DynamicCache) -> None:
+        index = torch.tensor(rows, device=self._tokens.device)
+        cache.batch_select_indices(index)
+        self._tokens, self._mask, self._positions = (
+            tensor[index] for tensor in (self._tokens, self._mask, self._positions)
+        )
+        self._alive = [self._alive[row] for row in rows]
+
+
+def _left_padded(prompts: Sequence[NDArray[np.int32]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return ids and mask, int64 [B, T], the prompts at the right edge; padding is never looked at."""
+    length = max(map(len, prompts))
+    ids = np.zeros((len(prompts), length), np.int64)
+    mask = np.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, length - len(prompt) :] = prompt
+        mask[row, length - len(prompt) :] = 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
