@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Self
 
+from sqlalchemy import Engine
+
 from app.core.settings import Settings, get_settings
 from app.db.session import SessionFactory, build_engine, build_session_factory
 from app.storage import BlobStore
@@ -21,6 +23,7 @@ class WorkerContext:
 
     Attributes:
         settings: The operator's settings.
+        engine: The pool behind ``factory``.
         factory: Short sessions; none is open while a child runs.
         store: Where inputs come from and results go.
         name: Shown as the owner of leases.
@@ -29,6 +32,7 @@ class WorkerContext:
     """
 
     settings: Settings
+    engine: Engine
     factory: SessionFactory
     store: BlobStore
     name: str
@@ -38,9 +42,14 @@ class WorkerContext:
     @classmethod
     def from_settings(cls, settings: Settings, *, child_command: tuple[str, ...] = TRAINER_COMMAND) -> Self:
         """Return a context with its own connection pool; connects on first use."""
-        factory = build_session_factory(build_engine(settings))
+        engine = build_engine(settings)
+        name = f"{socket.gethostname()}:{os.getpid()}"
         store = BlobStore.from_url(settings.storage_url)
-        return cls(settings, factory, store, f"{socket.gethostname()}:{os.getpid()}", child_command)
+        return cls(settings, engine, build_session_factory(engine), store, name, child_command)
+
+    def close(self) -> None:
+        """Drop the connections; the context connects again when it is used again."""
+        self.engine.dispose()
 
 
 @lru_cache

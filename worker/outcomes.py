@@ -104,17 +104,11 @@ def _error(end: ChildEnd, verdict: Verdict) -> JobError:
     if verdict is Verdict.STALLED:
         return _STALLED
     if end.error is not None:
-        return _from_event(end.error)
+        event = end.error
+        return JobError(event.code, event.message.replace("\x00", ""), event.param, event.data)
     if end.exit_code == ExitCode.OUT_OF_MEMORY:
         return JobError("out_of_memory", f"The device ran out of memory. {_MEMORY_HINT}")
     if end.exit_code == -signal.SIGKILL:
         message = f"The trainer was killed, most likely because the host ran out of memory. {_MEMORY_HINT}"
         return JobError("trainer_killed", message)
     return UNEXPECTED
-
-
-def _from_event(event: ErrorEvent) -> JobError:
-    message = event.message.replace("\x00", "")
-    if event.code == "out_of_memory" and _MEMORY_HINT not in message:
-        message = f"{message.rstrip('.')}. {_MEMORY_HINT}"
-    return JobError(event.code, message, event.param)

@@ -1,11 +1,11 @@
 """What may leave a workspace: allow-listed files, checked checkpoints, a deterministic archive."""
 
-import logging
 import re
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from app.core.logging import get_logger
 from worker.training.spec import CHECKPOINTS_DIR, OUTPUTS_DIR
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -30,7 +30,7 @@ ALLOWED_OUTPUTS = frozenset(
     }
 )
 _CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
-_logger = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 
 def list_outputs(folder: Path) -> list[Path]:
@@ -38,7 +38,7 @@ def list_outputs(folder: Path) -> list[Path]:
     found = sorted((folder / OUTPUTS_DIR).iterdir())
     allowed = [path for path in found if path.name in ALLOWED_OUTPUTS and path.is_file() and not path.is_symlink()]
     for path in set(found) - set(allowed):
-        _logger.warning("left behind in %s: %s", folder.name, path.name)
+        _LOG.warning("output not on the allow list", workspace=folder.name, name=path.name)
     return allowed
 
 

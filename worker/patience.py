@@ -1,6 +1,5 @@
 """Transactions that wait for the database to come back instead of losing what they carry."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -9,12 +8,13 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from app.core.logging import get_logger
 from app.db.session import SessionFactory, transaction
 
 T = TypeVar("T")
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 30.0
-_logger = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 
 class GaveUpError(Exception):
@@ -36,7 +36,7 @@ def commit(factory: SessionFactory, write: Callable[[Session], T], *, give_up: C
         except SQLAlchemyError as error:
             if not is_transient(error):
                 raise
-            _logger.warning("the database did not answer (%s); trying again in %.1f s", type(error).__name__, wait)
+            _LOG.warning("database did not answer", error=type(error).__name__, next_try_seconds=wait)
     raise GaveUpError
 
 

@@ -1,6 +1,5 @@
 """Makes a finished training visible: check, pack, store, then one guarded transaction."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from obstore.exceptions import BaseError as StorageError
 from sqlalchemy.orm import Session
 
 from app.core.failpoints import pass_failpoint
+from app.core.logging import get_logger
 from app.jobs import lifecycle
 from app.jobs.attempts import AttemptRecord
 from app.jobs.leases import Lease, LeaseLostError
@@ -19,7 +19,7 @@ from worker.outputs import ARCHIVE_FILE, METRICS_FILE, list_outputs, pack
 from worker.training.events import ResultEvent
 from worker.uploads import upload
 
-_logger = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 
 def collect_result(context: WorkerContext, folder: Path, result: ResultEvent, give_up: Callable[[], bool]) -> JobResult:
@@ -80,5 +80,5 @@ def _upload_patiently(
         try:
             return upload(context, files, give_up=give_up)
         except (OSError, StorageError) as error:
-            _logger.warning("the store did not take the result (%s); trying again in %.1f s", error, wait)
+            _LOG.warning("store did not take the result", error=str(error), next_try_seconds=wait)
     raise patience.GaveUpError

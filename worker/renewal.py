@@ -1,6 +1,5 @@
 """Keeps a lease alive from a thread that does nothing else."""
 
-import logging
 import random
 import threading
 import time
@@ -9,12 +8,13 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.core.logging import get_logger
 from app.db.session import transaction
 from app.jobs.leases import Lease, LeaseLostError, renew
 from worker.context import WorkerContext
 from worker.progress import ProgressBoard
 
-_logger = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 
 class LeaseKeeper:
@@ -58,7 +58,7 @@ class LeaseKeeper:
                 self.lost.set()
                 return
             except SQLAlchemyError as error:
-                _logger.warning("could not renew the lease of %s: %s", self._lease.job_id, type(error).__name__)
+                _LOG.warning("lease not renewed", job_id=self._lease.job_id, error=type(error).__name__)
 
     def _renew(self) -> None:
         seconds = self._context.settings.lease_seconds

@@ -1,6 +1,5 @@
 """Carries a child's events into the database: batched, in order, in short fenced transactions, from its own thread."""
 
-import logging
 import queue
 import shutil
 import threading
@@ -11,6 +10,7 @@ from obstore.exceptions import BaseError as StorageError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.core.logging import get_logger
 from app.jobs import checkpoints
 from app.jobs.events import append_event
 from app.jobs.leases import Lease, LeaseLostError, renew
@@ -25,7 +25,7 @@ from worker.uploads import upload
 BATCH_EVENTS = 100
 BATCH_SECONDS = 0.5
 UPLOAD_TRIES = 3
-_logger = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 
 class Reporter:
@@ -75,9 +75,9 @@ class Reporter:
                 self._closing.wait(BATCH_SECONDS)
                 self._write_pending()
         except LeaseLostError:
-            _logger.info("%s attempt %d was fenced", self._lease.job_id, self._lease.attempt)
+            _LOG.info("reports fenced", job_id=self._lease.job_id, attempt=self._lease.attempt)
         except patience.GaveUpError:
-            _logger.warning("gave up reporting on %s: the database is away", self._lease.job_id)
+            _LOG.warning("gave up reporting", job_id=self._lease.job_id)
 
     def _write_pending(self) -> None:
         rows: list[Row] = []
@@ -113,14 +113,14 @@ class Reporter:
                 patience.commit(self._context.factory, write, give_up=self._give_up)
             except SQLAlchemyError:
                 # Only a value that the database refuses comes here; one odd batch must not end a training.
-                _logger.exception("dropped %d events of %s", len(batch), self._lease.job_id)
+                _LOG.exception("events dropped", job_id=self._lease.job_id, events=len(batch))
 
     def _store_checkpoint(self, event: CheckpointEvent) -> None:
         for attempt in range(UPLOAD_TRIES):
             try:
                 self._upload_checkpoint(event)
             except (OSError, ValueError, StorageError) as error:
-                _logger.warning("checkpoint at step %d of %s: %s", event.step, self._lease.job_id, error)
+                _LOG.warning("checkpoint not stored", job_id=self._lease.job_id, step=event.step, error=str(error))
                 self._closing.wait(2.0**attempt)
             else:
                 return

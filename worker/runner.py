@@ -1,6 +1,5 @@
 """Runs jobs on this host: claim, prepare, train in a child, settle. The calling thread is the job's slot."""
 
-import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.core.failpoints import pass_failpoint
+from app.core.logging import get_logger
 from app.db.models import JobAttempt, JobPhase, JobStatus
 from app.db.session import transaction
 from app.jobs import checkpoints, lifecycle
@@ -33,7 +33,7 @@ from worker.training.events import ResultEvent
 from worker.workspace import Workspace, prepare
 
 _NO_INPUTS = JobError("internal_error", "The job's inputs could not be fetched.")
-_logger = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 
 def run_available(context: WorkerContext, hint: str | None = None) -> int:
@@ -61,7 +61,7 @@ def _claim(context: WorkerContext, hint: str | None) -> Lease | None:
             return lifecycle.claim(session, worker=context.name, lease_seconds=seconds, hint=hint)
     except SQLAlchemyError as error:
         # Had the claim been committed and its reply lost, its lease runs out and the reaper takes it back.
-        _logger.warning("could not claim: %s", type(error).__name__)
+        _LOG.warning("could not claim", error=type(error).__name__)
         return None
 
 
@@ -72,6 +72,7 @@ class Attempt:
         self._context = context
         self._lease = lease
         self._slot = slot
+        self._logger = _LOG.bind(job_id=lease.job_id, attempt=lease.attempt)
         self._board = ProgressBoard()
         self._keeper = LeaseKeeper(context, lease, self._board)
         self._workspace: Workspace | None = None
@@ -79,17 +80,16 @@ class Attempt:
 
     def run(self) -> None:
         """Train and settle. Nothing escapes: what this attempt cannot settle, the reaper does."""
-        name = f"attempt {self._lease.attempt} of {self._lease.job_id}"
-        _logger.info("%s begins", name)
+        self._logger.info("attempt begins")
         with self._keeper.running():
             try:
                 self._settle(self._train())
             except LeaseLostError:
-                _logger.warning("%s was fenced", name)
+                self._logger.warning("attempt fenced")
             except patience.GaveUpError:
-                _logger.warning("left %s to the reaper", name)
+                self._logger.warning("attempt left to the reaper")
             except Exception:
-                _logger.exception("%s broke", name)
+                self._logger.exception("attempt broke")
 
     def _train(self) -> Outcome:
         folder = self._slot.folder / f"{self._lease.job_id}-{self._lease.attempt}"
@@ -97,10 +97,10 @@ class Attempt:
             self._workspace = prepare(self._context, self._lease, folder)
             return self._supervise(self._workspace)
         except (BlobNotFoundError, BlobDigestError, StorageError, OSError, SQLAlchemyError):
-            _logger.exception("could not prepare or run %s", self._lease.job_id)
+            self._logger.exception("could not prepare or run")
             return Outcome(Verdict.LOST, AttemptRecord(Verdict.LOST), _NO_INPUTS)
         except (ValidationError, ValueError):
-            _logger.exception("the stored spec of %s is unusable", self._lease.job_id)
+            self._logger.exception("stored spec is unusable")
             return Outcome(Verdict.FAIL, AttemptRecord(Verdict.FAIL), UNEXPECTED)
 
     def _supervise(self, workspace: Workspace) -> Outcome:
@@ -125,7 +125,7 @@ class Attempt:
             collected = publishing.collect_result(self._context, folder, result, self._give_up)
             visible = publishing.publish(self._context, self._lease, collected, outcome.record, give_up=self._give_up)
         except BadOutputError as error:
-            _logger.warning("the outputs of %s are unusable: %s", self._lease.job_id, error)
+            self._logger.warning("outputs are unusable", error=str(error))
             return outcome.turned(Verdict.FAILED)
         except patience.GaveUpError:
             return outcome.turned(Verdict.REQUEUE)
@@ -146,7 +146,7 @@ class Attempt:
         status = patience.commit(
             self._context.factory, lambda session: self._close(session, outcome), give_up=self._give_up
         )
-        _logger.info("%s is %s after attempt %d", self._lease.job_id, status, self._lease.attempt)
+        self._logger.info("attempt ended", status=status, outcome=outcome.record.outcome)
 
     def _close(self, session: Session, outcome: Outcome) -> JobStatus:
         policy = RetryPolicy.from_settings(self._context.settings)

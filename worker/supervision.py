@@ -1,6 +1,5 @@
 """Watches one child from start to death: carries its words out, carries requests to stop in."""
 
-import logging
 import os
 import time
 from collections.abc import Iterable
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from app.core.logging import get_logger
 from app.core.settings import Settings
 from worker.child import Child, build_environment
 from worker.context import WorkerContext
@@ -22,7 +22,7 @@ from worker.workspace import SCRATCH_DIR, Workspace
 TICK_SECONDS = 0.1
 # Without a first step loading and compiling may still be going on: twice the patience.
 _FIRST_STEP_FACTOR = 2
-_logger = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 
 @dataclass
@@ -98,7 +98,7 @@ def train(watch: Watch, workspace: Workspace, slot: Slot) -> ChildEnd:
         rest = child.finish()
     watch.take(rest)
     if watch.undecodable:
-        _logger.warning("ignored %d lines of %s that are no events", watch.undecodable, workspace.folder.name)
+        _LOG.warning("lines that are no events", workspace=workspace.folder.name, lines=watch.undecodable)
     return ChildEnd(child.exit_code, watch.reason, watch.result, watch.error, child.log_tail)
 
 

@@ -3,8 +3,10 @@
 from contextlib import ExitStack
 from typing import Any
 
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
+from app.core.logging import configure_logging
+from app.core.settings import get_settings
 from app.queue import RUN_JOB
 from worker import recovery, runner
 from worker.celery_app import celery_app
@@ -17,6 +19,11 @@ def run_job(**body: Any) -> None:
     """Run the job that the message names, then whatever else is queued. Any message is harmless: it is only a hint."""
     hint = body.get("job_id")
     runner.run_available(get_context(), hint if isinstance(hint, str) else None)
+
+
+def log(**_: Any) -> None:
+    """Log like the rest of the service; that anybody listens keeps Celery's own set-up away."""
+    configure_logging(get_settings().log_level)
 
 
 def start(**_: Any) -> None:
@@ -35,6 +42,7 @@ def stop(**_: Any) -> None:
 
 
 celery_app.task(run_job, name=RUN_JOB, ignore_result=True)
+setup_logging.connect(log)
 worker_ready.connect(start)
 worker_shutting_down.connect(drain)
 worker_shutdown.connect(stop)

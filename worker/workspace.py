@@ -1,6 +1,5 @@
 """The folder of one attempt: spec, datasets and the checkpoint to go on from, all fetched by digest."""
 
-import logging
 import os
 import shutil
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app.core.logging import get_logger
 from app.core.settings import Settings
 from app.db.models import File, FineTuningJob, JobAttempt
 from app.db.session import transaction
@@ -29,7 +29,7 @@ from worker.training.spec import (
 )
 
 SCRATCH_DIR = "tmp"
-_logger = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def _fetch_resume_point(
             for file in point.files:
                 _download(context, file.sha256, target / file.name)
         except (BlobNotFoundError, BlobDigestError) as error:
-            _logger.warning("checkpoint %s cannot be resumed from: %s", point.checkpoint_id, error)
+            _LOG.warning("checkpoint is damaged", checkpoint_id=point.checkpoint_id, error=str(error))
             with transaction(context.factory) as session:
                 checkpoints.discard(session, lease, point.checkpoint_id)
             shutil.rmtree(target, ignore_errors=True)

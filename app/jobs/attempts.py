@@ -7,6 +7,7 @@ from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
 from app.core.settings import Settings
+from app.db.base import Json
 from app.db.models.job_attempt import JobAttempt
 from app.jobs.leases import Lease
 
@@ -15,11 +16,12 @@ LONGEST_BACKOFF_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Why a job failed, in words that its owner may read."""
+    """Why a job failed, in words that its owner may read; ``data`` goes into the event."""
 
     code: str
     message: str
     param: str | None = None
+    data: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ def fail(session: Session, lease: Lease, error: JobError, record: AttemptRecord)
 def _fail(session: Session, lease: Lease, error: JobError, record: AttemptRecord, counted: Mapping[str, Any]) -> None:
     reason = {"error_code": error.code, "error_message": error.message, "error_param": error.param}
     _end(session, lease, JobStatus.FAILED, record, {**counted, **reason})
-    append_event(session, lease.job_id, attempt=lease.attempt, level="error", message=error.message)
+    append_event(session, lease.job_id, attempt=lease.attempt, level="error", message=error.message, data=error.data)
 
 
 def cancelled(session: Session, lease: Lease, record: AttemptRecord) -> None:

@@ -1,26 +1,30 @@
-"""The loop that makes promises good: reaps silent attempts, repeats lost hints, prunes checkpoints.
+"""The loops that make promises good: reap silent attempts, repeat lost hints, prune checkpoints, collect garbage.
 
-It runs in every API and worker process; an advisory lock lets one round run at a time, and every step is safe
-without it.
+They run in every API and worker process; advisory locks let one round run at a time, and every step is safe without
+them. Collecting has a lock and a thread of its own, because listing a large store must not delay the reaper.
 """
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, text
+from obstore.exceptions import BaseError as StorageError
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.core.logging import get_logger
 from app.core.settings import Settings
 from app.db.session import SessionFactory, build_engine, build_session_factory, transaction
 from app.jobs import checkpoints, dispatch, lifecycle
+from app.jobs.exclusive import COLLECT, RECONCILE, try_exclusive
 from app.queue import JobQueue
+from app.storage import BlobStore
+from app.storage.collection import adopt_orphans, collect, remove_expired_files
 
-ADVISORY_LOCK = 0x4E4C4654  # "NLFT"
-_logger = logging.getLogger(__name__)
+_COLLECTIONS_PER_GRACE = 100
+_LISTINGS_PER_GRACE = 2
+_LOG = get_logger(__name__)
 
 
 @dataclass
@@ -29,30 +33,50 @@ class Reconciler:
 
     Attributes:
         settings: Periods and allowances.
-        engine: For the advisory lock, which must live on one connection.
+        engine: For the advisory locks, each of which must live on one connection.
         factory: Sessions of the single steps.
         queue: Where repeated hints go.
+        store: Where garbage is collected.
         reap_after: Monotonic time before which nobody is reaped: after losing the database this process cannot know
             who was kept from renewing.
+        list_after: Monotonic time of the next full listing of the store.
     """
 
     settings: Settings
     engine: Engine
     factory: SessionFactory
     queue: JobQueue
+    store: BlobStore
     reap_after: float = 0.0
+    list_after: float = 0.0
 
-    def run_round(self) -> None:
+    def reconcile(self) -> None:
         """Do one round, or nothing when another process is at it or the database is away."""
         try:
-            with _only_one(self.engine) as mine:
+            with try_exclusive(self.engine, RECONCILE) as mine:
                 if mine:
                     self._reap()
                     self._repeat_hints()
                     self._prune()
         except SQLAlchemyError as error:
             self.reap_after = time.monotonic() + self.settings.lease_seconds
-            _logger.warning("the reconcile round was cut short: %s", type(error).__name__)
+            _LOG.warning("reconcile round cut short", error=type(error).__name__)
+
+    def collect(self) -> None:
+        """Delete expired files and unreferenced blobs, or nothing when another process is at it."""
+        grace = self.settings.blob_grace_seconds
+        try:
+            with try_exclusive(self.engine, COLLECT) as mine:
+                if not mine:
+                    return
+                if time.monotonic() >= self.list_after:
+                    self.list_after = time.monotonic() + grace / _LISTINGS_PER_GRACE
+                    adopt_orphans(self.factory, self.store, grace)
+                remove_expired_files(self.factory)
+                while collect(self.factory, self.store, grace):
+                    pass
+        except (SQLAlchemyError, OSError, StorageError) as error:
+            _LOG.warning("garbage collection cut short", error=type(error).__name__)
 
     def _reap(self) -> None:
         if time.monotonic() < self.reap_after:
@@ -61,7 +85,7 @@ class Reconciler:
         with transaction(self.factory) as session:
             reaped = lifecycle.reap(session, policy=policy, lease_seconds=self.settings.lease_seconds)
         for job_id in reaped:
-            _logger.warning("took %s from a worker that fell silent", job_id)
+            _LOG.warning("job taken from a silent worker", job_id=job_id)
 
     def _repeat_hints(self) -> None:
         with transaction(self.factory) as session:
@@ -78,39 +102,38 @@ class Reconciler:
 
 
 def start_reconcile_loop(settings: Settings) -> Callable[[], None]:
-    """Run a round every ``settings.reconcile_seconds`` in a thread of its own.
+    """Reconcile every ``settings.reconcile_seconds`` and collect garbage now and then, in threads of their own.
 
     Returns:
-        A function that stops the loop and closes its connections; it waits for the round in progress.
+        A function that stops the loops and closes their connections; it waits for rounds in progress.
     """
     engine = build_engine(settings)
     queue = JobQueue.from_settings(settings)
-    reconciler = Reconciler(settings, engine, build_session_factory(engine), queue)
+    store = BlobStore.from_url(settings.storage_url)
+    reconciler = Reconciler(settings, engine, build_session_factory(engine), queue, store)
     stopping = threading.Event()
-
-    def loop() -> None:
-        while not stopping.is_set():
-            reconciler.run_round()
-            stopping.wait(settings.reconcile_seconds)
-
-    thread = threading.Thread(target=loop, name="reconcile", daemon=True)
-    thread.start()
+    collect_seconds = max(settings.reconcile_seconds, settings.blob_grace_seconds / _COLLECTIONS_PER_GRACE)
+    threads = [
+        _repeat(reconciler.reconcile, settings.reconcile_seconds, stopping),
+        _repeat(reconciler.collect, collect_seconds, stopping),
+    ]
 
     def stop() -> None:
         stopping.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
         queue.close()
         engine.dispose()
 
     return stop
 
 
-@contextmanager
-def _only_one(engine: Engine) -> Iterator[bool]:
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        taken = bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}))
-        try:
-            yield taken
-        finally:
-            if taken:
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK})
+def _repeat(work: Callable[[], None], seconds: float, stopping: threading.Event) -> threading.Thread:
+    def loop() -> None:
+        while not stopping.is_set():
+            work()
+            stopping.wait(seconds)
+
+    thread = threading.Thread(target=loop, name=work.__name__, daemon=True)
+    thread.start()
+    return thread

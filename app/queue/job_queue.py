@@ -1,6 +1,5 @@
 """Sends Celery messages by name, so that the API knows neither the tasks nor anything that trains."""
 
-import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as BudgetExceededError
@@ -10,6 +9,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from app.core.failpoints import pass_failpoint
+from app.core.logging import get_logger
 from app.core.settings import Settings
 
 RUN_JOB = "nlft.run_job"
@@ -17,7 +17,7 @@ QUEUE_NAME = "nlft.jobs"
 MESSAGE_VERSION = 1
 BUDGET_SECONDS = 1.0
 PAUSE_SECONDS = 2.0
-_logger = logging.getLogger(__name__)
+_LOG = get_logger(__name__)
 
 
 def broker_options(*, read_seconds: float, connect_seconds: float) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class JobQueue:
         except (OperationalError, OSError, BudgetExceededError) as error:
             sending.cancel()
             self._down_until = time.monotonic() + PAUSE_SECONDS
-            _logger.warning("the broker did not take the hint for %s: %s", job_id, type(error).__name__)
+            _LOG.warning("broker did not take a hint", job_id=job_id, error=type(error).__name__)
             return False
         return True
 
