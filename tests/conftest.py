@@ -4,5 +4,7 @@ pytest_plugins = [
     "tests.fixtures.servers",
     "tests.fixtures.database",
     "tests.fixtures.api",
+    "tests.fixtures.storage",
+    "tests.fixtures.fine_tuning",
     "tests.fixtures.tiny_models",
 ]

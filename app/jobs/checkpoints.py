@@ -36,12 +36,10 @@ def register_checkpoint(
     """
     job = leases.lock(session, lease)
     known = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.step == step)
-    checkpoint = session.scalar(known)
-    if checkpoint is None:
-        checkpoint = Checkpoint(id=ids.new_id(ids.CHECKPOINT), job_id=job.id, step=step)
-        session.add(checkpoint)
-    session.execute(delete(Artifact).where(Artifact.owner_id == checkpoint.id))
+    checkpoint = session.scalar(known) or Checkpoint(id=ids.new_id(ids.CHECKPOINT), job_id=job.id, step=step)
     checkpoint.attempt, checkpoint.metrics, checkpoint.resumable = lease.attempt, metrics, True
+    session.add(checkpoint)
+    session.execute(delete(Artifact).where(Artifact.owner_id == checkpoint.id))
     session.add_all(artifact_rows(job.id, checkpoint.id, files))
     message = f"Checkpoint created at step {step}."
     append_event(session, job.id, attempt=lease.attempt, level="info", message=message, data={"step": step})

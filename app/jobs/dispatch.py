@@ -1,8 +1,6 @@
 """The outbox side of a job row: which queued jobs still need a hint on the broker."""
 
-from datetime import timedelta
-
-from sqlalchemy import func, literal, or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
@@ -25,7 +23,7 @@ def list_due(session: Session, *, republish_seconds: float, limit: int = 100) ->
     The wait is ``republish_seconds`` after the first hint and doubles with each, up to ten minutes.
     """
     doubled = republish_seconds * func.power(2.0, func.least(FineTuningJob.dispatch_count - 1, 20))
-    wait = literal(timedelta(seconds=1)) * func.least(doubled, LONGEST_WAIT_SECONDS)
+    wait = func.make_interval(0, 0, 0, 0, 0, 0, func.least(doubled, LONGEST_WAIT_SECONDS))
     statement = (
         select(FineTuningJob.id)
         .where(

@@ -59,7 +59,7 @@ def read_method(body: JobCreate) -> RequestedMethod:
     Raises:
         InvalidRequestError: The method is unknown, or its block holds what does not belong there.
     """
-    written = body.method or {"type": DEFAULT_METHOD}
+    written = {"type": DEFAULT_METHOD} if body.method is None else body.method
     method = _find_method(written)
     _refuse_other_blocks(written, method)
     block = written.get(method.name)

@@ -24,7 +24,9 @@ class JobCreate(SpecModel):
         None, description="Training method and its settings; `supervised` when absent."
     )
     hyperparameters: dict[str, Any] | None = Field(
-        None, deprecated=True, description="Earlier spelling of `method.supervised.hyperparameters`."
+        None,
+        description="Earlier spelling of `method.supervised.hyperparameters`.",
+        json_schema_extra={"deprecated": True},  # not deprecated=True, which warns on every read
     )
     suffix: str | None = Field(None, min_length=1, max_length=64, description="Becomes part of the tuned model's name.")
     seed: int | None = Field(None, ge=0, le=2**31 - 1, description="Drawn at random when absent.")
