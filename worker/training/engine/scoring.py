@@ -110,6 +110,16 @@ class Scorer:
                 )
             self.micro_batch_tokens //= 2
 
+    def measure(self, examples: Sequence[PreparedExample], passes: Sequence[ScoringPass]) -> ScoredBatch:
+        """Return the scores of ``passes``, none of which carries gradient.
+
+        Raises:
+            DeviceOutOfMemoryError: A single example does not fit the device.
+        """
+        return self.fit(
+            lambda: self.score(examples, passes)[0], [example.tokens(passes) for example in examples], lambda: None
+        )
+
     def fill_cache(
         self, examples: Sequence[PreparedExample], passes: Sequence[ScoringPass], report: Callable[[int, int], None]
     ) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from worker.training.engine.packing import group_by_budget
 from worker.training.engine.runtime import RandomState
-from worker.training.errors import NonFiniteLossError
+from worker.training.errors import NonFiniteLossError, TrainingInterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,23 +49,28 @@ class Stepper:
         scorer: Runs the forward passes.
         method: The training method.
         hyperparameters: Of that method.
-        check_interrupt: Called before every micro-batch; raises to end the run.
     """
 
-    def __init__(
-        self, scorer: Scorer, method: Method, hyperparameters: Hyperparameters, check_interrupt: Callable[[], None]
-    ) -> None:
+    def __init__(self, scorer: Scorer, method: Method, hyperparameters: Hyperparameters) -> None:
         self._scorer = scorer
         self._method = method
         self._hyperparameters = hyperparameters
-        self._check_interrupt = check_interrupt
         self._passes = method.passes(hyperparameters)
         self._main = next(p for p in self._passes if p.name == method.main_pass)
 
-    def train(self, examples: Sequence[PreparedExample], optimizer: AdapterOptimizer, step: int) -> StepResult:
+    def train(
+        self,
+        examples: Sequence[PreparedExample],
+        optimizer: AdapterOptimizer,
+        step: int,
+        check: Callable[[], None],
+    ) -> StepResult:
         """Make the 1-based optimizer ``step`` on ``examples``.
 
+        ``check`` is called before every micro-batch; when it raises, nothing has changed.
+
         Raises:
+            TrainingInterrupted: From ``check``.
             NonFiniteLossError: Loss or gradient is not finite; the weights are unchanged.
             DeviceOutOfMemoryError: A single example does not fit the device.
         """
@@ -75,7 +80,13 @@ class Stepper:
             optimizer.drop_gradient()
             random_state.restore()
 
-        totals = self._scorer.fit(lambda: self._accumulate(examples), self._sizes(examples), start_over)
+        try:
+            totals = self._scorer.fit(
+                lambda: self._accumulate(examples, lambda _: check()), self._sizes(examples), start_over
+            )
+        except TrainingInterrupted:
+            start_over()
+            raise
         result = _summarize(totals, len(examples), grad_norm=optimizer.clip())
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
             optimizer.drop_gradient()
@@ -87,26 +98,30 @@ class Stepper:
         optimizer.step(step)
         return result
 
-    def evaluate(self, examples: Sequence[PreparedExample]) -> StepResult:
-        """Return the loss and accuracy on ``examples`` without changing anything.
+    def evaluate(self, examples: Sequence[PreparedExample], report: Callable[[int, int], None]) -> StepResult:
+        """Return the loss and accuracy on ``examples`` without changing anything; ``report`` takes done and total.
 
         Raises:
             DeviceOutOfMemoryError: A single example does not fit the device.
         """
         with torch.no_grad():
-            totals = self._scorer.fit(lambda: self._accumulate(examples), self._sizes(examples), lambda: None)
+            totals = self._scorer.fit(
+                lambda: self._accumulate(examples, lambda done: report(done, len(examples))),
+                self._sizes(examples),
+                lambda: None,
+            )
         return _summarize(totals, len(examples), grad_norm=None)
 
     def _sizes(self, examples: Sequence[PreparedExample]) -> list[int]:
         """Return the tokens that are in memory at the same time for each example."""
         return [example.tokens([p for p in self._passes if p.with_grad]) for example in examples]
 
-    def _accumulate(self, examples: Sequence[PreparedExample]) -> _Totals:
+    def _accumulate(self, examples: Sequence[PreparedExample], begin: Callable[[int], None]) -> _Totals:
         """Run all micro-batches, with backward passes where autograd is on; nothing here waits for the device."""
         passes = self._passes if torch.is_grad_enabled() else [replace(p, with_grad=False) for p in self._passes]
         totals = _Totals([], [], {}, sum(example.tokens([self._main]) for example in examples))
         for group in group_by_budget(self._sizes(examples), self._scorer.micro_batch_tokens):
-            self._check_interrupt()
+            begin(group.start)
             part = [examples[index] for index in group]
             batch, hits = self._scorer.score(part, passes)
             output = self._method.loss(batch, self._hyperparameters)

@@ -1,0 +1,103 @@
+"""Where a run stands: the data cursor, the figures so far, early stopping. What a checkpoint stores beside tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+if TYPE_CHECKING:
+    from worker.training.engine.step import StepResult
+
+
+class StepRecord(msgspec.Struct):
+    """Figures of one optimizer step, a row of ``metrics.csv``. Units as in ``events.MetricsEvent``."""
+
+    step: int
+    epoch: float
+    train_loss: float
+    train_mean_token_accuracy: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    extra: dict[str, float] = {}
+
+
+class Progress(msgspec.Struct):
+    """The state of the loop.
+
+    Attributes:
+        step: Optimizer steps made.
+        epoch: Passes over the data completed.
+        position: Examples of the current pass already trained.
+        trained_tokens: Prompt and response tokens of all steps.
+        records: Figures of every step.
+        accuracy_before: Share of right generated answers before training; None: not measured.
+        best_valid_loss: Lowest validation loss of an epoch.
+        epochs_without_improvement: Since that epoch.
+        stopped_early: Patience ran out.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    trained_tokens: int = 0
+    records: list[StepRecord] = []
+    accuracy_before: float | None = None
+    best_valid_loss: float | None = None
+    epochs_without_improvement: int = 0
+    stopped_early: bool = False
+
+    def next_batch(self, rows: int, batch_size: int, seed: int) -> list[int]:
+        """Return the indices of the next step's rows; their order depends on seed and epoch alone."""
+        order = np.random.default_rng([seed, self.epoch]).permutation(rows)
+        return [int(index) for index in order[self.position : self.position + batch_size]]
+
+    def advance(
+        self, result: StepResult, *, examples: int, rows: int, learning_rate: float, seconds: float
+    ) -> StepRecord:
+        """Move past a step on ``examples`` of the ``rows`` and return its record, also kept here."""
+        self.step += 1
+        self.position += examples
+        self.trained_tokens += result.tokens
+        record = StepRecord(
+            step=self.step,
+            epoch=self.epoch + self.position / rows,
+            train_loss=result.loss,
+            train_mean_token_accuracy=result.accuracy,
+            learning_rate=learning_rate,
+            grad_norm=result.grad_norm,
+            tokens=result.tokens,
+            seconds=seconds,
+            extra=dict(result.metrics),
+        )
+        self.records.append(record)
+        if self.position >= rows:
+            self.epoch, self.position = self.epoch + 1, 0
+        return record
+
+    def note_validation(self, loss: float, patience: int) -> None:
+        """Take in an epoch's validation loss; without improvement for ``patience`` epochs (0: any) the run stops."""
+        if loss < (math.inf if self.best_valid_loss is None else self.best_valid_loss):
+            self.best_valid_loss, self.epochs_without_improvement = loss, 0
+            return
+        self.epochs_without_improvement += 1
+        self.stopped_early = 0 < patience <= self.epochs_without_improvement
+
+    def summary(self) -> dict[str, float]:
+        """Return the latest figures: of the last step, and of the last validation."""
+        if not self.records:
+            return {}
+        last = self.records[-1]
+        found = {"train_loss": last.train_loss, "train_mean_token_accuracy": last.train_mean_token_accuracy}
+        for record in reversed(self.records):
+            if record.valid_loss is not None and record.valid_mean_token_accuracy is not None:
+                validation = (record.valid_loss, record.valid_mean_token_accuracy)
+                found |= dict(zip(("valid_loss", "valid_mean_token_accuracy"), validation, strict=True))
+                break
+        return found

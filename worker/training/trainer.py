@@ -1,0 +1,264 @@
+"""The training loop, top to bottom: prepare, measure, score what is cached, step, validate, checkpoint, export.
+
+Knows no method by name. What runs is decided by ``TrainingSpec``, where it lies by the workspace (see ``spec``).
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from worker.training.data.rendering import ModelRenderer
+from worker.training.engine.checkpoint import Checkpointer, fingerprint
+from worker.training.engine.export import export_outputs
+from worker.training.engine.folders import describe_file
+from worker.training.engine.optimizer import AdapterOptimizer
+from worker.training.engine.progress import Progress, StepRecord
+from worker.training.engine.pulse import Pulse
+from worker.training.engine.runtime import RandomState, configure_runtime
+from worker.training.engine.scoring import Scorer
+from worker.training.engine.step import Stepper
+from worker.training.errors import TrainingStopped
+from worker.training.evaluation import evaluate_generation
+from worker.training.events import (
+    CheckpointEvent,
+    EvaluationEvent,
+    MessageEvent,
+    MetricsEvent,
+    Phase,
+    PhaseEvent,
+    ResultEvent,
+)
+from worker.training.model.adapter import attach_adapter
+from worker.training.model.base_model import LoadedModel, load_base_model
+from worker.training.preparation import PreparedData, Recipe, choose_recipe, prepare_data, read_training_rows
+from worker.training.spec import RESUME_DIR, TRAINING_FILE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Literal
+
+    from peft import PeftModel
+
+    from worker.training.observer import Observer
+    from worker.training.spec import TrainingSpec
+
+
+def train(workspace: Path, spec: TrainingSpec, observer: Observer) -> ResultEvent:
+    """Run ``spec`` on the inputs in ``workspace`` and leave the adapter in ``outputs/``.
+
+    Continues from the checkpoint in ``resume/`` where there is one. Everything on the way is told to ``observer``; the
+    returned result is the last word, left to the caller to report.
+
+    Raises:
+        TrainingError: The run cannot be done; see ``errors`` for the kinds.
+        TrainingInterrupted: The observer asked for an early end.
+    """
+    configure_runtime(spec.runtime, spec.seed)
+    observer.emit(PhaseEvent("preparing"))
+    run = _prepare(workspace, spec, observer)
+    generators = _resume(run)
+    if generators is None:
+        run.progress.accuracy_before = _evaluate_generation(run, "before")
+    with run.scorer.attention():
+        if generators is None:
+            _probe(run)
+        _score_cached(run)
+        if generators is not None:
+            generators.restore()
+        _train(run)
+    accuracy_after = _evaluate_generation(run, "after")
+    return _export(run, accuracy_after)
+
+
+@dataclass(slots=True)
+class _Run:
+    """All parts of one run. Only ``progress`` is ever replaced, by that of a checkpoint; ``saved_step`` has one."""
+
+    workspace: Path
+    spec: TrainingSpec
+    observer: Observer
+    pulse: Pulse
+    loaded: LoadedModel
+    renderer: ModelRenderer
+    recipe: Recipe
+    data: PreparedData
+    adapted: PeftModel
+    scorer: Scorer
+    stepper: Stepper
+    optimizer: AdapterOptimizer
+    checkpointer: Checkpointer
+    total_steps: int
+    progress: Progress
+    saved_step: int = 0
+
+    def enter(self, phase: Phase) -> None:
+        self.observer.emit(PhaseEvent(phase))
+
+
+def _prepare(workspace: Path, spec: TrainingSpec, observer: Observer) -> _Run:
+    """Load model and rows and put the run together."""
+    rows = read_training_rows(workspace, spec)
+    loaded = load_base_model(spec.base_model, spec.runtime)
+    recipe = choose_recipe(spec, loaded, len(rows))
+    renderer = ModelRenderer(loaded.tokenizer)
+    data = prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows)
+    adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
+    scorer = Scorer(adapted, micro_batch_tokens=spec.runtime.micro_batch_tokens)
+    chosen = recipe.hyperparameters
+    total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
+    optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
+    training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
+    return _Run(
+        workspace=workspace,
+        spec=spec,
+        observer=observer,
+        pulse=Pulse(observer),
+        loaded=loaded,
+        renderer=renderer,
+        recipe=recipe,
+        data=data,
+        adapted=adapted,
+        scorer=scorer,
+        stepper=Stepper(scorer, recipe.method, chosen),
+        optimizer=optimizer,
+        checkpointer=Checkpointer(workspace, adapted, optimizer, fingerprint(spec, training_sha256)),
+        total_steps=total_steps,
+        progress=Progress(),
+    )
+
+
+def _resume(run: _Run) -> RandomState | None:
+    """Continue from ``resume/``; return the generators' state to set before the first step, None for a fresh run."""
+    folder = run.workspace / RESUME_DIR
+    if not folder.is_dir():
+        return None
+    run.progress, generators = run.checkpointer.restore(folder)
+    run.saved_step = run.progress.step
+    run.observer.emit(MessageEvent("info", f"Resumed after step {run.progress.step} of {run.total_steps}."))
+    return generators
+
+
+def _evaluate_generation(run: _Run, stage: Literal["before", "after"]) -> float | None:
+    """Return the share of right generated answers to the validation rows; None when there is nothing to ask."""
+    if not run.data.asked:
+        return None
+    run.enter("evaluating")
+    started = time.monotonic()
+    # The fresh adapter has no effect yet, only costs.
+    with run.adapted.disable_adapter() if stage == "before" else nullcontext():
+        result = evaluate_generation(
+            run.loaded, run.renderer, run.data.asked, run.spec.evaluation, on_progress=run.pulse.beat
+        )
+    seconds = time.monotonic() - started
+    run.observer.emit(EvaluationEvent(stage, result.accuracy, result.correct, result.total, seconds))
+    return result.accuracy
+
+
+def _probe(run: _Run) -> None:
+    """Let the method look at a sample with the untrained model and say what it means for the run."""
+    probe, chosen = run.recipe.method.probe, run.recipe.hyperparameters
+    if probe is None or not run.data.probed:
+        return
+    run.enter("scoring")
+    batch = run.scorer.measure(run.data.probed, probe.passes(chosen))
+    finding = probe.diagnose(batch, chosen)
+    run.observer.emit(MessageEvent(finding.level, finding.message, dict(finding.data)))
+
+
+def _score_cached(run: _Run) -> None:
+    """Score, once for all epochs, the passes that the method wants cached."""
+    passes = run.recipe.method.passes(run.recipe.hyperparameters)
+    if any(scoring_pass.cached for scoring_pass in passes):
+        run.enter("scoring")
+        run.scorer.fill_cache([*run.data.training, *run.data.validation], passes, run.pulse.beat)
+
+
+def _train(run: _Run) -> None:
+    """Make optimizer steps until the last epoch is over or patience runs out."""
+    chosen, progress = run.recipe.hyperparameters, run.progress
+    run.enter("training")
+    while progress.step < run.total_steps and not progress.stopped_early:
+        started = time.monotonic()
+        rows = progress.next_batch(len(run.data.training), chosen.batch_size, run.spec.seed)
+        examples = [run.data.training[index] for index in rows]
+        try:
+            result = run.stepper.train(
+                examples, run.optimizer, progress.step + 1, lambda: run.pulse.beat(progress.step, run.total_steps)
+            )
+        except TrainingStopped:
+            _save_checkpoint(run)
+            raise
+        record = progress.advance(
+            result,
+            examples=len(examples),
+            rows=len(run.data.training),
+            learning_rate=run.optimizer.learning_rate(progress.step + 1),
+            seconds=time.monotonic() - started,
+        )
+        if progress.position == 0:
+            _validate(run, record)
+        run.observer.emit(_metrics_event(run, record))
+        if _is_checkpoint_due(run):
+            _save_checkpoint(run)
+
+
+def _validate(run: _Run, record: StepRecord) -> None:
+    """Compute loss and accuracy on the validation rows, enter them into ``record``, and run out of patience or not."""
+    if not run.data.validation:
+        return
+    run.enter("evaluating")
+    # A stop waits for the end of this pass: half an epoch's end could not be resumed.
+    result = run.stepper.evaluate(run.data.validation, run.pulse.report)
+    record.valid_loss, record.valid_mean_token_accuracy = result.loss, result.accuracy
+    run.progress.note_validation(result.loss, run.recipe.hyperparameters.early_stopping_patience)
+    if run.progress.stopped_early:
+        epochs = run.progress.epochs_without_improvement
+        message = f"Stopped early: the validation loss has not improved for {epochs} epoch(s)."
+        run.observer.emit(MessageEvent("info", message, {"best_valid_loss": run.progress.best_valid_loss}))
+    run.enter("training")
+
+
+def _metrics_event(run: _Run, record: StepRecord) -> MetricsEvent:
+    return MetricsEvent(
+        step=record.step,
+        total_steps=run.total_steps,
+        epoch=record.epoch,
+        train_loss=record.train_loss,
+        train_mean_token_accuracy=record.train_mean_token_accuracy,
+        learning_rate=record.learning_rate,
+        grad_norm=record.grad_norm,
+        tokens=record.tokens,
+        seconds=record.seconds,
+        valid_loss=record.valid_loss,
+        valid_mean_token_accuracy=record.valid_mean_token_accuracy,
+        extra=record.extra or None,
+    )
+
+
+def _is_checkpoint_due(run: _Run) -> bool:
+    every = run.spec.runtime.checkpoint_steps
+    is_last = run.progress.step == run.total_steps or run.progress.stopped_early
+    return is_last or (run.progress.step % every == 0 if every else run.progress.position == 0)
+
+
+def _save_checkpoint(run: _Run) -> None:
+    """Write a checkpoint unless this very state has one: the parent may be reading it."""
+    if run.progress.step == run.saved_step:
+        return
+    run.saved_step = run.progress.step
+    path = run.checkpointer.save(run.progress)
+    run.observer.emit(CheckpointEvent(run.progress.step, path, run.progress.summary()))
+
+
+def _export(run: _Run, accuracy_after: float | None) -> ResultEvent:
+    """Write the artifacts and return the result."""
+    run.enter("saving")
+    measured = {"accuracy_before": run.progress.accuracy_before, "accuracy_after": accuracy_after}
+    metrics = run.progress.summary() | {name: value for name, value in measured.items() if value is not None}
+    export_outputs(
+        run.workspace, run.spec, run.adapted, run.loaded.tokenizer, records=run.progress.records, metrics=metrics
+    )
+    return ResultEvent(run.progress.trained_tokens, run.progress.step, metrics)
