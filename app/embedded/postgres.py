@@ -1,7 +1,7 @@
 """An embedded PostgreSQL server: unix socket in a closed folder, scram password, checksums, fsync on."""
 
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +13,7 @@ from psycopg import sql
 from app.embedded.directories import end_leftovers, ensure_private, locked, secret_file, socket_directory
 from app.embedded.identity import choose_identity
 from app.embedded.postgres_data import SUPERUSER, prepare_data
-from app.embedded.process import ManagedProcess
+from app.embedded.process import Identity, ManagedProcess
 from app.embedded.providers import PostgresBinaries, find_postgres
 
 _SOCKET_NAME = ".s.PGSQL.5432"
@@ -30,6 +30,7 @@ class EmbeddedPostgres:
         binaries: Server programs; None takes the first provider.
         database: Database that ``url`` names; made when absent.
         template_cache: Folder for initialised data directories to copy; None initialises afresh.
+        identity: Whom the server runs as; None chooses what this host allows.
     """
 
     def __init__(
@@ -39,14 +40,16 @@ class EmbeddedPostgres:
         binaries: PostgresBinaries | None = None,
         database: str = "nlft",
         template_cache: Path | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self.directory = directory.expanduser().absolute()
         self._binaries = binaries or find_postgres()
         self._database = database
         self._template_cache = template_cache
+        self._identity = identity
         self._process: ManagedProcess | None = None
         self._held = ExitStack()
-        self._sockets = self.directory
+        self._sockets = self.directory / "run"
         self._password = ""
 
     @property
@@ -121,7 +124,7 @@ class EmbeddedPostgres:
 
     def _prepare(self) -> ManagedProcess:
         """Get secrets, sockets and data ready; return the process, not started."""
-        identity = choose_identity(self._binaries.postgres)
+        identity = self._identity or choose_identity(self._binaries.postgres)
         self._password = secret_file(self.directory / "password")
         # The socket's lock file has the longest name.
         self._sockets = socket_directory(self.directory / "run", f"{_SOCKET_NAME}.lock")
@@ -172,5 +175,7 @@ class EmbeddedPostgres:
 
     def _release(self) -> None:
         if not self.is_running():
+            with suppress(OSError):
+                self._sockets.rmdir()
             self._process = None
             self._held.close()

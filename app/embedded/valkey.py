@@ -1,7 +1,7 @@
 """An embedded Valkey (or Redis) server: unix socket in a closed folder, no port, append-only file."""
 
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,7 +31,7 @@ class EmbeddedValkey:
         self._program = program or find_valkey()
         self._process: ManagedProcess | None = None
         self._held = ExitStack()
-        self._socket = self.directory / _SOCKET_NAME
+        self._socket = self.directory / "run" / _SOCKET_NAME
 
     @property
     def url(self) -> str:
@@ -137,5 +137,7 @@ class EmbeddedValkey:
 
     def _release(self) -> None:
         if not self.is_running():
+            with suppress(OSError):
+                self._socket.parent.rmdir()
             self._process = None
             self._held.close()
