@@ -9,7 +9,7 @@ _LONGEST_NUMBER = 300  # longer ones are no answers, and Python refuses to conve
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
     # A sign counts unless it stands between two operands, where it is an operator.
-    r"(?P<sign>(?<![\w)%.])[-+\u2212]\s?)?[$€£¥]?\s?(?P<sign_inside>(?<=[$€£¥])[-\u2212])?"
+    r"(?P<sign>(?<![\w)%.])[-+\u2212])?(?:[$€£¥]\s?)?(?P<sign_inside>(?<=[$€£¥])[-\u2212])?"
     rf"(?P<number>{_DIGITS})(?:\s?/\s?(?P<below>{_DIGITS}))?"
 )
 
