@@ -84,10 +84,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("change", "param", "words"), CASES, ids=[f"{case[1]}-{case[2]}" for case in CASES])
+@pytest.mark.parametrize("case", CASES, ids=[f"{case[1]}-{case[2]}" for case in CASES])
 def test_bad_field_is_named(
-    api_client: TestClient, session: Session, job_body: dict[str, Any], change: Any, param: str, words: str
+    api_client: TestClient, session: Session, job_body: dict[str, Any], case: tuple[Any, str, str]
 ) -> None:
+    change, param, words = case
     error = refuse(api_client, {**job_body, **change})
     assert error["param"] == param
     assert words in error["message"]
