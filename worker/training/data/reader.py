@@ -13,15 +13,24 @@ from typing import Any, NamedTuple
 import msgspec
 
 from worker.training.data.diagnosis import diagnose, find_format
-from worker.training.data.examples import EXAMPLE_TYPES, ChatExample, Example, Message, NLFTExample, RowFormat
-from worker.training.data.row_checks import Fault, find_faults
+from worker.training.data.examples import (
+    EXAMPLE_TYPES,
+    ChatExample,
+    CompletionExample,
+    Example,
+    Message,
+    NLFTExample,
+    RowFormat,
+)
+from worker.training.data.row_checks import Fault, find_faults, is_trained
 from worker.training.errors import DatasetError, RowProblem
 
 _DECODERS = {name: msgspec.json.Decoder(row_type) for name, row_type in EXAMPLE_TYPES.items()}
 _ROW_KEYS = {
     row_type: tuple(f'"{name}"'.encode() for name in row_type.__struct_fields__) for row_type in EXAMPLE_TYPES.values()
 }
-_MESSAGE_KEYS = tuple((name, f'"{name}"'.encode()) for name in Message.__struct_fields__)
+# What no message that is plain text has, nor a chat row without tools.
+_RARE_KEYS = re.compile(rb'"(?:name|tool_calls|tool_call_id|weight|refusal|tools)"')
 _encode_row = msgspec.json.Encoder().encode
 
 # An escaped NUL, or an escaped letter that could hide a repeated key (`m`, `_`).
@@ -221,11 +230,10 @@ class RowReader:
     def _count(self, example: Example) -> None:
         self._rows += 1
         if isinstance(example, NLFTExample):
-            self._counts.update(_nlft_labels(example))
+            for label in _nlft_labels(example):
+                self._counts[label] += 1
         elif isinstance(example, ChatExample):
-            self._counts["trained_turns"] += sum(
-                turn.role == "assistant" and turn.weight != 0 for turn in example.messages
-            )
+            self._counts["trained_turns"] += sum(map(is_trained, example.messages))
         key = hash(_encode_row(example))
         first = self._first_lines.get(key)
         if first is not None:
@@ -261,24 +269,22 @@ def _has_unique_keys(line: bytes, row: Example) -> bool:
     """Return whether the bytes prove that no object of ``line`` repeats a key; False means "look closer".
 
     Quotes inside JSON strings are escaped, so ``"role"`` occurs in a line only as a whole string: a key or a value. As
-    many of them as there are messages with a role leaves no room for a repetition.
+    many of them as there are messages leaves no room for a repetition. Rows with rarer fields are looked at closely.
     """
     if b"\\u00" in line and _SUSPICIOUS_ESCAPE.search(line):
         return False
-    if any(line.count(key) > 1 for key in _ROW_KEYS[type(row)]):
-        return False
-    if isinstance(row, NLFTExample | ChatExample):
-        return not (isinstance(row, ChatExample) and row.tools) and _has_unique_message_keys(line, row.messages)
-    return True
+    for key in _ROW_KEYS[type(row)]:
+        if line.count(key) > 1:
+            return False
+    return isinstance(row, CompletionExample) or _has_plain_messages(line, row.messages)
 
 
-def _has_unique_message_keys(line: bytes, messages: list[Message]) -> bool:
-    if any(message.tool_calls or isinstance(message.content, list) for message in messages):
-        return False
-    return all(
-        line.count(key) == sum(getattr(message, name) is not None for message in messages)
-        for name, key in _MESSAGE_KEYS
-    )
+def _has_plain_messages(line: bytes, messages: list[Message]) -> bool:
+    for message in messages:
+        if type(message.content) is not str:
+            return False
+    counted = len(messages)
+    return line.count(b'"role"') == line.count(b'"content"') == counted and not _RARE_KEYS.search(line)
 
 
 def _nlft_labels(row: NLFTExample) -> Iterator[str]:
@@ -286,8 +292,9 @@ def _nlft_labels(row: NLFTExample) -> Iterator[str]:
         yield "without_reference"
     if row.response is None:
         yield "without_response"
-        return
-    is_wrong = row.correct is False or row.judgment is not None
-    yield "wrong" if is_wrong else "right"
-    if is_wrong and row.judgment is None:
-        yield "without_judgment"
+    elif row.correct is False or row.judgment is not None:
+        yield "wrong"
+        if row.judgment is None:
+            yield "without_judgment"
+    else:
+        yield "right"
