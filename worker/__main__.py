@@ -2,7 +2,13 @@
 
 from worker.celery_app import celery_app
 
+FLAGS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+
+def main() -> None:
+    """Work until SIGTERM."""
+    celery_app.worker_main(["worker", *FLAGS])
+
+
 if __name__ == "__main__":
-    celery_app.worker_main(
-        ["worker", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]
-    )
+    main()

@@ -5,7 +5,6 @@ import socket
 import sys
 import threading
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Self
 
 from sqlalchemy import Engine
@@ -52,7 +51,16 @@ class WorkerContext:
         self.engine.dispose()
 
 
-@lru_cache
+_installed: list[WorkerContext] = []
+
+
+def install_context(context: WorkerContext) -> None:
+    """Make ``context`` the one of this process."""
+    _installed[:] = [context]
+
+
 def get_context() -> WorkerContext:
-    """Return the context of this process, built from the environment on the first call."""
-    return WorkerContext.from_settings(get_settings())
+    """Return the context of this process; unless one was installed, it is built from the environment."""
+    if not _installed:
+        install_context(WorkerContext.from_settings(get_settings()))
+    return _installed[0]

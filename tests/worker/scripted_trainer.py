@@ -92,7 +92,8 @@ def take_steps(step: int, state: bytes) -> bytes:
         if SCRIPT.get("silent_from") == step:
             time.sleep(600)
         time.sleep(SCRIPT.get("step_seconds", 0.01))
-        step, state = step + 1, hashlib.sha256(state + step.to_bytes(4, "big")).digest()
+        step += 1
+        state = hashlib.sha256(state + step.to_bytes(4, "big")).digest()
         emit(
             MetricsEvent(
                 step=step,
