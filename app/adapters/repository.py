@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from app.core.pagination import PageQuery, fetch_after
@@ -51,13 +51,6 @@ def find_archive(session: Session, adapter: Adapter) -> File | None:
         .where(FineTuningJob.id == adapter.job_id, File.project_id == adapter.project_id)
     )
     return session.scalar(statement)
-
-
-def delete_files(session: Session, adapter: Adapter, archive: File | None) -> None:
-    """Delete the rows of an adapter's files and of its tar, so that storage may drop the bytes."""
-    session.execute(delete(Artifact).where(Artifact.owner_id == adapter.id))
-    if archive is not None:
-        session.delete(archive)
 
 
 def _live(project_id: str) -> Select[Adapter]:

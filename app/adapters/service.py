@@ -1,6 +1,5 @@
 """What the adapter routes do. An adapter is the unit of deletion: its files and its tar go with it."""
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.adapters import repository
@@ -10,6 +9,7 @@ from app.core.pagination import Page, PageQuery, build_page
 from app.db.models.adapter import Adapter
 from app.db.models.artifact import Artifact
 from app.db.models.file import File
+from app.storage.release import release_adapter
 
 
 def list_adapters(session: Session, project_id: str, query: PageQuery) -> Page[AdapterRead]:
@@ -73,8 +73,7 @@ def delete_adapter(session: Session, project_id: str, adapter_id: str) -> None:
     adapter = repository.find_adapter(session, project_id, adapter_id, for_update=True)
     if adapter is None:
         raise _not_found(adapter_id)
-    repository.delete_files(session, adapter, repository.find_archive(session, adapter))
-    adapter.deleted_at = session.scalar(select(func.now()))
+    release_adapter(session, adapter)
     session.commit()
 
 

@@ -69,7 +69,8 @@ def delete_file(file_id: str, key: FilesWriter, session: DbSession) -> Deleted:
     return Deleted(id=file_id, object="file")
 
 
-@router.api_route("/v1/files/{file_id}/content", methods=["GET", "HEAD"], response_class=Response)
+@router.head("/v1/files/{file_id}/content", include_in_schema=False, response_class=Response)
+@router.get("/v1/files/{file_id}/content", response_class=Response)
 def download_file(file_id: str, request: Request, key: FilesReader, session: DbSession, store: Store) -> Response:
     """Return the file's bytes; supports HEAD, one byte range, and conditional requests on the sha256 entity tag."""
     file = service.get_file(session, key.project_id, file_id)

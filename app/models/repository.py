@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.models import Adapter, BaseModel
@@ -18,11 +18,12 @@ def list_base_models(session: Session) -> Sequence[BaseModel]:
     return session.scalars(select(BaseModel).order_by(BaseModel.id)).all()
 
 
-def find_adapter(session: Session, project_id: str, model: str) -> Adapter | None:
-    """Return the project's adapter of this model name unless it was deleted."""
-    return session.scalars(
-        select(Adapter).where(Adapter.model == model, Adapter.project_id == project_id, Adapter.deleted_at.is_(None))
-    ).one_or_none()
+def find_adapter(session: Session, project_id: str, model: str, *, for_update: bool = False) -> Adapter | None:
+    """Return the project's adapter of this model name unless it was deleted; locked if asked to."""
+    statement = select(Adapter).where(
+        Adapter.model == model, Adapter.project_id == project_id, Adapter.deleted_at.is_(None)
+    )
+    return session.scalars(statement.with_for_update() if for_update else statement).one_or_none()
 
 
 def list_adapters(session: Session, project_id: str) -> Sequence[Adapter]:
@@ -32,14 +33,3 @@ def list_adapters(session: Session, project_id: str) -> Sequence[Adapter]:
         .where(Adapter.project_id == project_id, Adapter.deleted_at.is_(None))
         .order_by(Adapter.id.desc())
     ).all()
-
-
-def mark_deleted(session: Session, project_id: str, model: str) -> bool:
-    """Mark the project's adapter deleted; return whether there was one to mark."""
-    marked = session.execute(
-        update(Adapter)
-        .where(Adapter.model == model, Adapter.project_id == project_id, Adapter.deleted_at.is_(None))
-        .values(deleted_at=func.now())
-        .returning(Adapter.id)
-    )
-    return marked.one_or_none() is not None

@@ -11,6 +11,7 @@ from app.core.errors import ConflictError, InvalidRequestError, NotFoundError, P
 from app.db.models import BaseModel
 from app.models import repository
 from app.models.schemas import Model
+from app.storage.release import release_adapter
 
 SYSTEM = "system"
 
@@ -106,13 +107,15 @@ def get_model(session: Session, project_id: str, name: str) -> Model:
 
 
 def delete_model(session: Session, project_id: str, name: str) -> None:
-    """Delete a tuned model; its job stays readable.
+    """Delete a tuned model and the files of its adapter; its job stays readable.
 
     Raises:
         NotFoundError: The project has no such model.
         PermissionDeniedError: It is a base model, which only the operator removes.
     """
-    if repository.mark_deleted(session, project_id, name):
+    adapter = repository.find_adapter(session, project_id, name, for_update=True)
+    if adapter is not None:
+        release_adapter(session, adapter)
         session.commit()
         return
     if repository.find_base_model(session, name) is not None:
