@@ -126,7 +126,7 @@ class Stepper:
             batch, hits = self._scorer.score(part, passes)
             output = self._method.loss(batch, self._hyperparameters)
             if output.losses.requires_grad:
-                (output.losses.sum() / len(examples)).backward()  # type: ignore[no-untyped-call] # torch's own
+                torch.autograd.backward(output.losses.sum() / len(examples))
             totals.add(output, hits[self._main.name])
         return totals
 

@@ -8,7 +8,12 @@ from worker.training.methods.nlft import NLFT
 from worker.training.methods.supervised import Supervised
 
 
-def _registry(*methods: Method) -> Mapping[str, Method]:
+def build_registry(*methods: Method) -> Mapping[str, Method]:
+    """Return ``methods`` by name.
+
+    Raises:
+        TypeError: Names repeat or are no lower-case identifiers, or a docstring does not link the paper.
+    """
     by_name = {method.name: method for method in methods}
     if len(by_name) != len(methods):
         msg = f"two methods share a name: {[method.name for method in methods]}"
@@ -23,4 +28,4 @@ def _registry(*methods: Method) -> Mapping[str, Method]:
     return MappingProxyType(by_name)
 
 
-METHODS: Mapping[str, Method] = _registry(Supervised(), NLFT())
+METHODS: Mapping[str, Method] = build_registry(Supervised(), NLFT())

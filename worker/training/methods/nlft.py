@@ -213,7 +213,7 @@ class NLFT:
             tokens=base,
             right=batch.values["right"] > 0,
             log_base=live if judged_base is None else align(judged_base, base, absent=0.0),
-            log_reference=batch.passes["reference"].logprobs,
+            log_reference=batch.passes["reference"].logprobs.detach(),
             log_judgment=align(batch.passes["judgment"], base, absent=float("-inf")).detach(),
         )
         return weigh_tokens(evidence, hyperparameters)
