@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tests.fixtures.tiny_models import FAMILIES, VOCABULARY, TinyModel, reference_to
+from worker.training.generation import Decoding, Generated, generate
+from worker.training.model.base_model import LoadedModel, load_base_model
+from worker.training.spec import RuntimeSettings
+
+STOP_IDS = frozenset(range(0, VOCABULARY, 16))  # a random model rarely picks one token; one in sixteen it does
+
+
+def load(folder: Path) -> LoadedModel:
+    return load_base_model(reference_to(folder), RuntimeSettings(device="cpu", dtype="float32"))
+
+
+def some_prompts(count: int) -> list[NDArray[np.int32]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(3, VOCABULARY, size=int(rng.integers(2, 40)), dtype=np.int32) for _ in range(count)]
+
+
+def one_by_one(loaded: LoadedModel, prompts: list[NDArray[np.int32]], limit: int) -> list[Generated]:
+    """Greedy decoding as the definition has it: no batch, no padding, no cache."""
+    answers = []
+    for prompt in prompts:
+        ids, is_finished = prompt.tolist(), False
+        while len(ids) < len(prompt) + limit and not is_finished:
+            with torch.inference_mode():
+                token = int(loaded.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            is_finished = token in STOP_IDS
+            ids += [] if is_finished else [token]
+        answers.append(Generated(ids[len(prompt) :], is_finished))
+    return answers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_answers_equal_those_made_one_by_one(tiny_model: TinyModel, family: str) -> None:
+    loaded, prompts = load(tiny_model(family)), some_prompts(12)
+    answers = generate(loaded.model, prompts, STOP_IDS, Decoding(24, batch_size=8))
+    assert answers == one_by_one(loaded, prompts, 24)
+
+
+def test_some_answers_finish_early_and_some_are_cut(tiny_model: TinyModel) -> None:
+    answers = generate(load(tiny_model()).model, some_prompts(12), STOP_IDS, Decoding(24, batch_size=8))
+    assert {answer.is_finished for answer in answers} == {True, False}
+    assert all(len(answer.ids) == 24 for answer in answers if not answer.is_finished)
+    assert not STOP_IDS.intersection(token for answer in answers for token in answer.ids)
+
+
+def test_sampling_repeats_with_its_seed(tiny_model: TinyModel) -> None:
+    model, prompts = load(tiny_model()).model, some_prompts(6)
+    first, again, other = (
+        generate(model, prompts, STOP_IDS, Decoding(8, temperature=1.0, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_progress_ends_with_all_answers_done(tiny_model: TinyModel) -> None:
+    seen: list[tuple[int, int]] = []
+    every_token = frozenset(range(VOCABULARY))
+    generate(
+        load(tiny_model()).model,
+        some_prompts(5),
+        every_token,
+        Decoding(4, batch_size=2),
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_progress_may_give_up(tiny_model: TinyModel) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def refuse(_done: int, _total: int) -> None:
+        raise EnoughError
+
+    with pytest.raises(EnoughError):
+        generate(load(tiny_model()).model, some_prompts(2), STOP_IDS, Decoding(4), on_progress=refuse)
+
+
+def test_no_prompts_no_answers(tiny_model: TinyModel) -> None:
+    assert generate(load(tiny_model()).model, [], STOP_IDS, Decoding(4)) == []
