@@ -9,7 +9,7 @@
 | ``PageParams`` | ``after`` and ``limit`` of a list |
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -89,9 +89,13 @@ async def _queue(request: Request) -> JobQueue:
     return get_resources(request).queue
 
 
-def _session(request: Request) -> Iterator[Session]:
-    with get_resources(request).sessions() as session:
+async def _session(request: Request) -> AsyncIterator[Session]:
+    session = get_resources(request).sessions()  # connects when it is first used, in the endpoint's thread
+    try:
         yield session
+    finally:
+        if session.in_transaction():
+            await run_in_threadpool(session.close)
 
 
 class RequireScope:

@@ -6,6 +6,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from celery import Celery
 from fastapi import APIRouter, Request, Response
+from kombu.exceptions import OperationalError
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -77,7 +78,7 @@ def _check_broker(url: str) -> str:
     )
     with celery.connection_for_write() as connection:
         try:
-            connection.channel().close()
-        except (OSError, *connection.connection_errors):
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+        except OperationalError:
             return "unavailable"
     return "ok"

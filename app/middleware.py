@@ -8,6 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,6 +24,7 @@ _LOG = get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _QUIET_PATHS = {"/livez", "/readyz"}
 _PROGRESS_BYTES = 4096
+_LINGER_SECONDS = 5.0
 
 
 class RequestContext:
@@ -108,9 +110,7 @@ class BodyGuard:
             return
         limit = self._larger.get(scope["path"], self._max_bytes) if scope["method"] == "POST" else self._max_bytes
         if declared.isdecimal() and int(declared) > limit:
-            error = _too_large(limit)
-            close = {"connection": "close"}  # the rest of the body is never read
-            await JSONResponse(error.envelope(), status_code=error.status_code, headers=close)(scope, receive, send)
+            await _refuse_early(_too_large(limit), receive, send)
             return
         await self._app(scope, _GuardedBody(receive, limit, self._idle_seconds), send)
 
@@ -130,14 +130,16 @@ class _GuardedBody:
     async def __call__(self) -> Message:
         if self._is_complete:
             return await self._receive()
+        now = asyncio.get_running_loop().time()
         if self._deadline is None:
-            self._deadline = asyncio.get_running_loop().time() + self._idle_seconds
+            self._deadline = now + self._idle_seconds
+        if now >= self._deadline:  # a timeout alone would miss messages that come without a wait
+            raise _too_slow(self._idle_seconds)
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
-            text = f"The request body arrived too slowly: under {_PROGRESS_BYTES} bytes in {self._idle_seconds:g} s."
-            raise HTTPException(408, text, {"connection": "close"}) from None
+            raise _too_slow(self._idle_seconds) from None
         if message["type"] == "http.request":
             self._count(message)
         return message
@@ -150,6 +152,27 @@ class _GuardedBody:
         if self._total - self._mark >= _PROGRESS_BYTES:
             self._mark = self._total
             self._deadline = None
+
+
+async def _refuse_early(error: ServiceError, receive: Receive, send: Send) -> None:
+    """Answer before the body was read, and go on reading for a moment.
+
+    Closing a socket with unread bytes resets it, and the reset may overtake the answer: the client would see a broken
+    connection and try again.
+    """
+    answer = JSONResponse(error.envelope(), status_code=error.status_code, headers={"connection": "close"})
+    await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": True})
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while (await receive()).get("more_body", False):
+                pass
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _too_slow(seconds: float) -> HTTPException:
+    text = f"The request body arrived too slowly: under {_PROGRESS_BYTES} bytes in {seconds:g} s."
+    return HTTPException(408, text, {"connection": "close"})
 
 
 def _too_large(limit: int) -> PayloadTooLargeError:
