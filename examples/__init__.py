@@ -1,1 +1,1 @@
-"""Runnable examples; nothing in the product imports them."""
+"""Example datasets."""
