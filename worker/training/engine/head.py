@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-_CHUNK_LOGITS = 2**25
-
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -29,12 +27,14 @@ class Head:
         bias: [V] or None (Phi has one).
         scale: Factor on the logits (Cohere, Granite).
         softcap: Bound of the logits or None (Gemma 2, https://arxiv.org/abs/2408.00118).
+        chunk_logits: Logits in memory at a time.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    chunk_logits: int = 2**25
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits [N, V] of ``hidden`` [N, D]."""
@@ -71,7 +71,7 @@ class _OnePassScore(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-        chunk = max(16, _CHUNK_LOGITS // head.weight.shape[0])
+        chunk = max(1, head.chunk_logits // head.weight.shape[0])
         with_rows = ctx.needs_input_grad[0]
         logprobs, hits, rows = [], [], []
         for part, wanted in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True):
