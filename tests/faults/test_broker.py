@@ -1,4 +1,5 @@
 import time
+from typing import Any
 
 import redis
 
@@ -7,7 +8,7 @@ from tests.faults.verdict import check, wait_for_status
 from tests.faults.world import World
 from tests.worker.scripted_jobs import add_job, add_project, wait_until
 
-NO_POLLS = {"poll_seconds": 600}
+NO_POLLS: dict[str, Any] = {"poll_seconds": 600}
 
 
 def flush(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ class World:
     store: BlobStore
     queue: JobQueue
     processes: list[Process] = field(default_factory=list)
+    clients: list[httpx.Client] = field(default_factory=list)
 
     def start_worker(self, *, module: str = "tests.faults.scripted_worker", **changes: Any) -> Process:
         """Start a worker with a scratch folder of its own and wait until it consumes messages."""
@@ -74,19 +76,21 @@ class World:
     def start_api(self, **changes: Any) -> httpx.Client:
         """Start the API on a socket and return a client once it serves."""
         number = len(self.processes)
-        socket = self.root / f"api-{number}.sock"
-        command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--uds", str(socket)]
+        path = self.root / f"api-{number}.sock"
+        command = [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--uds", str(path)]
         process = self._start(command, f"api-{number}", changes)
-        client = httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://api", timeout=10)
 
-        def is_serving() -> bool:
+        def is_listening() -> bool:
             assert process.popen.poll() is None, process.text()
-            with suppress(httpx.TransportError):
-                return client.get("/livez").status_code == 200
+            with socket.socket(socket.AF_UNIX) as probe, suppress(FileNotFoundError, ConnectionRefusedError):
+                probe.connect(str(path))
+                return True
             return False
 
-        wait_until(is_serving, what="the API serves")
-        return client
+        wait_until(is_listening, what="the API listens")
+        transport = httpx.HTTPTransport(uds=str(path))
+        self.clients.append(httpx.Client(transport=transport, base_url="http://api", timeout=10))
+        return self.clients[-1]
 
     def trainers(self) -> list[psutil.Process]:
         """Return the living trainer processes of this world and their descendants."""
@@ -94,6 +98,8 @@ class World:
 
     def end(self) -> None:
         """Kill every process that the test has started."""
+        for client in self.clients:
+            client.close()
         for process in self.processes:
             with suppress(ProcessLookupError):
                 process.popen.kill()
