@@ -19,6 +19,7 @@ from worker.training.model.model_folder import context_length, model_digest, rea
 from worker.training.spec import BaseModelRef, RuntimeSettings
 
 _PROBE_TOKENS = 4
+_ROUNDING = 1e-2  # bfloat16 keeps two to three digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def _require_causal_attention(model: PreTrainedModel, name: str) -> None:
             model(input_ids=probe, attention_mask=torch.ones_like(probe), use_cache=False).logits[0, :-1].float()
             for probe in (ids, changed)
         )
-    if not torch.allclose(before, after, rtol=1e-2, atol=1e-2):
+    if (before - after).abs().max() > _ROUNDING * before.abs().max():
         raise BaseModelError(
             f"base model {name} attends to later tokens; only decoder-only models can be tuned", "model"
         )
