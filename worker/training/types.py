@@ -50,6 +50,12 @@ class ScoringPass:
     with_hidden: bool = False
     cached: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.with_adapter and self.with_grad:
+            raise ValueError(f"pass {self.name}: without the adapter there is nothing to take a gradient of")
+        if self.cached and (self.with_grad or self.with_adapter or self.with_hidden):
+            raise ValueError(f"pass {self.name}: only log-probabilities of the bare base model can be cached")
+
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
