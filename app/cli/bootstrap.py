@@ -46,9 +46,9 @@ def _default_project(session: Session) -> str:
 
 
 @contextmanager
-def default_model(factory: SessionFactory, cache: Path) -> Iterator["PendingModel"]:
+def default_model(factory: SessionFactory, cache: Path, *, wanted: bool) -> Iterator["PendingModel"]:
     """Begin to import the default base model when it is not registered; the block may do other things meanwhile."""
-    source = _source(factory, cache)
+    source = _source(factory, cache) if wanted else None
     if source is None:
         yield PendingModel(None, factory)
         return

@@ -38,12 +38,16 @@ class Watch:
 
     Args:
         parts: Running parts by name.
-        report: Told when a part ended and when it runs again.
+        report: Told when a part ended and when it is started again.
+        clock: Seconds of a clock that never goes back.
     """
 
-    def __init__(self, parts: dict[str, Part], report: Callable[[str], None]) -> None:
+    def __init__(
+        self, parts: dict[str, Part], report: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._records = {name: _Record(part) for name, part in parts.items()}
         self._report = report
+        self._clock = clock
 
     def check(self) -> None:
         """Start again what has ended, waiting longer after each end.
@@ -51,7 +55,7 @@ class Watch:
         Raises:
             CommandError: A part ended more than five times within two minutes.
         """
-        now = time.monotonic()
+        now = self._clock()
         for name, record in self._records.items():
             if not record.is_down and not record.part.is_running():
                 self._note_end(name, record, now)

@@ -1,6 +1,7 @@
 """Runs the training library's model import in a process of its own, since this one never loads torch."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from typing import Any, Self
 from app.cli.output import CommandError
 from app.embedded.process import launch_command
 from app.models.service import BaseModelFacts
+
+# Progress bars and hints of the libraries below; the last line still explains a failure.
+_CHATTER = re.compile(r"%\||^\[")
 
 
 class ModelImport:
@@ -47,7 +51,8 @@ class ModelImport:
         said = ""
         for line in self._process.stderr:
             said = line.strip() or said
-            report(said)
+            if not _CHATTER.search(said):
+                report(said)
         answer = self._process.stdout.read()
         if self._process.wait() != 0:
             raise CommandError(f"Cannot import {self._source}: {said}")

@@ -12,7 +12,8 @@ from app.models import service
 
 models = typer.Typer(name="models", help="Base models that jobs may name.", no_args_is_help=True)
 
-_COLUMNS = ("id", "architecture", "parameters", "context_length", "digest", "path")
+_FIELDS = ("id", "architecture", "parameters", "context_length", "digest", "path")
+_COLUMNS = ("id", "architecture", "parameters", "context_length", "path")
 
 
 @models.command("import")
@@ -28,14 +29,12 @@ def import_model(
         with ModelImport(source, cache, name) as running, notes.status(f"importing {source}") as status:
             facts = running.facts(lambda line: status.update(f"importing {source}: {line}"))
         row = service.register_base_model(operator.session, facts)
-        print_record({column: getattr(row, column) for column in _COLUMNS}, as_json=as_json)
+        print_record({field: getattr(row, field) for field in _FIELDS}, as_json=as_json)
 
 
 @models.command("list")
 def list_models(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     """List the allowed base models."""
     with operating(state_dir) as operator:
-        rows = [
-            {column: getattr(row, column) for column in _COLUMNS} for row in service.list_base_models(operator.session)
-        ]
+        rows = [{field: getattr(row, field) for field in _FIELDS} for row in service.list_base_models(operator.session)]
         print_rows(rows, _COLUMNS, as_json=as_json)

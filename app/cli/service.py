@@ -41,10 +41,19 @@ class RunningService:
 
 
 @contextmanager
-def running_service(state: StateDirectory, host: str, port: int, report: Report) -> Iterator[RunningService]:
+def running_service(
+    state: StateDirectory, host: str, port: int, *, wants_model: bool, report: Report
+) -> Iterator[RunningService]:
     """Start everything on ``state``, yield when it is ready to serve, and stop it in reverse order.
 
     The worker drains first, then the API ends, then the servers stop.
+
+    Args:
+        state: Where everything lies.
+        host: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
+        wants_model: Whether to import and register the default base model when it is not there.
+        report: Told what is being done.
 
     Raises:
         CommandError: The port is taken, the model cannot be imported, or a part does not start.
@@ -53,8 +62,10 @@ def running_service(state: StateDirectory, host: str, port: int, report: Report)
     ensure_ours(state.path)
     with ExitStack() as running:
         running.enter_context(locked(state.path))
-        listener = running.enter_context(_listen(host, port))
+        # A killed predecessor could not remove them.
+        state.forget()
         running.callback(state.forget)
+        listener = running.enter_context(_listen(host, port))
         report("starting PostgreSQL and Valkey")
         given = Settings()
         services = running.enter_context(
@@ -67,7 +78,7 @@ def running_service(state: StateDirectory, host: str, port: int, report: Report)
         upgrade(engine)
         factory = build_session_factory(engine)
         api_key = ensure_key(factory, settings, state)
-        with default_model(factory, settings.model_cache) as model:
+        with default_model(factory, settings.model_cache, wanted=wants_model) as model:
             processes = {"API": _api(state, listener), "worker": _worker(state, settings)}
             for process in processes.values():
                 process.start()

@@ -26,9 +26,11 @@ class StopRequested(BaseException):
 
 def up(
     state_dir: StateDir = None,
+    *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
     exit_with_parent: Annotated[bool, typer.Option(help="Stop when the process that started this ends.")] = False,
+    default_model: Annotated[bool, typer.Option(help="Import SmolLM2-135M-Instruct when it is not registered.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole service in the foreground: PostgreSQL, Valkey, API and worker.
@@ -41,7 +43,10 @@ def up(
     parent = os.getppid()
     state = state_directory(state_dir)
     try:
-        with _stop_on_signals(state), running_service(state, host, port, _report) as service:
+        with (
+            _stop_on_signals(state),
+            running_service(state, host, port, wants_model=default_model, report=_report) as service,
+        ):
             state.write(state.connection_file, {"base_url": service.base_url, "api_key": service.api_key})
             _greet(service, state, as_json=as_json)
             while not exit_with_parent or os.getppid() == parent:
@@ -76,7 +81,7 @@ def _stop_on_signals(state: StateDirectory) -> Iterator[None]:
 
 
 def _report(line: str) -> None:
-    notes.print(f"[dim]{line}[/]", highlight=False)
+    notes.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _greet(service: RunningService, state: StateDirectory, *, as_json: bool) -> None:
