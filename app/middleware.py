@@ -13,6 +13,7 @@ from contextlib import suppress
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +24,7 @@ from app.core.logging import get_logger
 _LOG = get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _QUIET_PATHS = {"/livez", "/readyz"}
+_CLIENT_CLOSED = 499
 _PROGRESS_BYTES = 4096
 _LINGER_SECONDS = 5.0
 
@@ -57,6 +59,8 @@ class RequestContext:
 
         try:
             await self._app(scope, receive, stamped_send)
+        except ClientDisconnect:
+            status = status or _CLIENT_CLOSED  # nobody is left to answer; the access line keeps the record
         except Exception:
             _LOG.exception("unhandled error", method=scope["method"], path=scope["path"])
             if status:
