@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
 from app.core.pagination import PageQuery
 from app.core.schemas import Schema, UnixTime
+from app.jobs.storable import find_fault
 from app.methods.documents import Documented, MethodDocument
 from worker.training.spec import EvaluationSettings, LoraSettings, SpecModel
 
@@ -33,20 +34,12 @@ class JobCreate(SpecModel):
     integrations: list[dict[str, Any]] | None = Field(None, description="None is offered: null or an empty list.")
     metadata: Metadata | None = Field(None, description="At most 16 pairs, to find jobs by.")
 
-    @field_validator("*")
+    @field_validator("*", mode="before")
     @classmethod
-    def _refuse_nul(cls, value: Any) -> Any:
-        if _holds_nul(value):
-            raise ValueError("text must not contain the character U+0000")  # the database cannot store it
+    def _refuse_unstorable(cls, value: Any) -> Any:
+        if fault := find_fault(value):
+            raise ValueError(fault)
         return value
-
-
-def _holds_nul(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_holds_nul(part) for pair in value.items() for part in pair)
-    if isinstance(value, list):
-        return any(_holds_nul(part) for part in value)
-    return isinstance(value, str) and "\x00" in value
 
 
 class MethodSettings(SpecModel):

@@ -1,5 +1,6 @@
 """Every way in which a create call can be refused, and the place that the answer names."""
 
+import json
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ JOBS = "/v1/fine_tuning/jobs"
 
 
 def refuse(client: TestClient, body: dict[str, Any], status: int = 400) -> dict[str, Any]:
-    answer = client.post(JOBS, json=body)
+    # Python's own encoder, because clients may send what a stricter one refuses: NaN, Infinity.
+    answer = client.post(JOBS, content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == status, answer.text
     error: dict[str, Any] = answer.json()["error"]
     assert set(error) >= {"message", "type", "param", "code"}
@@ -74,6 +76,9 @@ CASES = [
     (nlft(adapter={"r": 0}), f"{IN_NLFT}.adapter.r", "greater than or equal to 1"),
     (nlft(adapter={"rank": 8}), f"{IN_NLFT}.adapter.rank", "Unknown parameter"),
     (nlft(adapter={"target_modules": ["\0"]}), "method", "U+0000"),
+    (nlft(adapter={"alpha": float("inf")}), "method", "finite"),
+    (hyper(weight_decay=float("nan")), "method", "finite"),
+    (hyper(n_epochs=[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]), "method", "levels deep"),
     (nlft(adapter={"type": "ia3"}), f"{IN_NLFT}.adapter.type", "lora"),
     (nlft(evaluation={"max_example": 4}), f"{IN_NLFT}.evaluation.max_example", "Did you mean 'max_examples'"),
     (nlft(evaluation={"grader": {"marker": 1}}), f"{IN_NLFT}.evaluation.grader.marker", "valid string"),
@@ -115,6 +120,23 @@ def test_body_must_be_an_object(api_client: TestClient) -> None:
         answer = api_client.post(JOBS, content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 400
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"model": "m", "training_file": "f", "method": {"type": "nlft", "\\ud800": 1}}',
+        b'{"model": "\\ud800", "training_file": "f"}',
+        b'{"model": "m", "training_file": "f", "\\ud800": 1}',
+        b'{"model": "m", "training_file": "f", "method": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"model": "m", "training_file": "f", "method": {"type": ' + b"[" * 200 + b"]" * 200 + b"}}",
+        b'{"model": "m", "training_file": "f", "seed": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_hostile_body_is_refused(api_client: TestClient, content: bytes) -> None:
+    answer = api_client.post(JOBS, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
 def test_unknown_base_model_names_the_available(api_client: TestClient, job_body: dict[str, Any]) -> None:
