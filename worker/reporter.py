@@ -19,7 +19,7 @@ from worker.context import WorkerContext
 from worker.narration import Row, describe
 from worker.outputs import list_checkpoint_files
 from worker.progress import ProgressBoard
-from worker.training.events import CheckpointEvent, Event
+from worker.training.events import CheckpointEvent, Event, PhaseEvent
 from worker.uploads import upload
 
 BATCH_EVENTS = 100
@@ -53,6 +53,7 @@ class Reporter:
         self._board = board
         self._folder = folder
         self._give_up = give_up
+        self._phases: set[str] = set()
         self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"report-{lease.job_id}", daemon=True)
@@ -61,6 +62,11 @@ class Reporter:
     def accept(self, event: Event) -> None:
         """Note an event and queue what belongs into the job's history; never blocks."""
         self._board.note(event)
+        if isinstance(event, PhaseEvent):
+            # Validation alternates with training; the history needs each phase once.
+            if event.phase in self._phases:
+                return
+            self._phases.add(event.phase)
         if isinstance(event, CheckpointEvent) or describe(event) is not None:
             self._queue.put(event)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -46,13 +47,13 @@ class Model:
 
 
 class Histories(RuleBasedStateMachine):
-    def __init__(self, factory: SessionFactory, project: str, result: JobResult) -> None:
-        super().__init__()
-        self.factory, self.project, self.result = factory, project, result
-        self.model, self.job_id = Model(), ""
+    factory: ClassVar[SessionFactory]
+    project: ClassVar[str]
+    result: ClassVar[JobResult]
 
     @initialize()
     def begin(self) -> None:
+        self.model = Model()
         with transaction(self.factory) as own:
             self.job_id = submit_job(own, self.project)
 
@@ -152,4 +153,5 @@ def test_random_histories_follow_the_model(session_factory: SessionFactory, proj
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(lambda: Histories(session_factory, project, result), settings=bounded)
+    Histories.factory, Histories.project, Histories.result = session_factory, project, result
+    run_state_machine_as_test(Histories, settings=bounded)
