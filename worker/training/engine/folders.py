@@ -45,7 +45,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         for name, expected in manifest["files"].items():
             if describe_file(folder / name) != expected:
                 raise CheckpointError(f"{name} of the checkpoint is damaged; resume from an earlier one")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("the checkpoint folder is incomplete; resume from an earlier one") from error
     return manifest
 
