@@ -35,7 +35,8 @@ def _first_wrong_step(response: str, reference: str) -> str:
     given, wanted = list(_steps(response)), list(_steps(reference))
     for index, step in enumerate(given):
         if step.value != step.claims:
-            return f"The first wrong step is {step.text}; the left side comes to {step.value}."
+            value = "has no value" if step.value is None else f"comes to {step.value}"
+            return f"The first wrong step is {step.text}; the left side {value}."
         if index < len(wanted) and step.value != wanted[index].value:
             return f"The first wrong step is {step.text}; it should be {wanted[index].text}."
     if len(given) < len(wanted):
