@@ -13,7 +13,7 @@ from tests.worker.scripted_jobs import read_attempts, read_job, wait_until
 WEIGHTS = "adapter_model.safetensors"
 
 
-def wait_for_end(world: World, job_id: str, *, seconds: float = 30.0) -> FineTuningJob:
+def wait_for_end(world: World, job_id: str, *, seconds: float = 90.0) -> FineTuningJob:
     """Return the job once it is terminal."""
     wait_until(lambda: read_job(world.factory, job_id).status in TERMINAL, seconds=seconds, what=f"{job_id} ends")
     return read_job(world.factory, job_id)

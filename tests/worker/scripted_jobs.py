@@ -126,7 +126,7 @@ def read_attempts(factory: SessionFactory, job_id: str) -> Sequence[JobAttempt]:
         return session.scalars(found).all()
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0, what: str = "") -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float = 30.0, what: str = "") -> None:
     """Poll ``condition`` until it holds; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():

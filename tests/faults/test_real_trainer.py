@@ -1,0 +1,58 @@
+"""The whole service with the real trainer on a random model: interrupted or not, the same bytes come out."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.db.models import BaseModel
+from app.db.session import transaction
+from tests.faults.service import Request, build_request
+from tests.faults.verdict import check, result_weights, wait_for_checkpoint
+from tests.faults.world import World
+from tests.fixtures.tiny_models import TinyModel, reference_to
+from tests.worker.scripted_jobs import read_attempts
+
+HYPERPARAMETERS = {"n_epochs": 30, "batch_size": 1, "learning_rate": 0.001}
+
+
+@pytest.fixture
+def request_call(world: World, tiny_model: TinyModel) -> Request:
+    built = build_request(world)
+    use_model(world, built.body["model"], tiny_model())
+    method = {"type": "supervised", "supervised": {"hyperparameters": HYPERPARAMETERS}}
+    return Request(built.headers, {**built.body, "method": method, "seed": 7})
+
+
+def use_model(world: World, name: str, folder: Path) -> None:
+    with transaction(world.factory) as session:
+        row = session.get_one(BaseModel, name)
+        row.path, row.digest = str(folder), reference_to(folder).digest
+
+
+def create(client: httpx.Client, call: Request, key: str) -> str:
+    job: dict[str, Any] = Request({**call.headers, "Idempotency-Key": key}, call.body).send(client)
+    return str(job["id"])
+
+
+def test_killed_training_resumes_and_ends_with_the_bytes_of_an_uninterrupted_one(
+    world: World, request_call: Request
+) -> None:
+    client = world.start_api()
+    worker = world.start_worker(module="worker")
+    whole = create(client, request_call, "whole")
+    check(world, whole, "succeeded")
+
+    broken = create(client, request_call, "broken")
+    wait_for_checkpoint(world, broken)
+    for trainer in world.trainers():
+        trainer.kill()
+    job = check(world, broken, "succeeded")
+
+    first, second = read_attempts(world.factory, broken)
+    assert (first.outcome, job.attempt) == ("lost", 2)
+    assert (second.resume_step or 0) > 0
+    assert job.trained_tokens is not None
+    assert result_weights(world, broken) == result_weights(world, whole)
+    assert worker.popen.poll() is None
