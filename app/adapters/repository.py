@@ -38,6 +38,13 @@ def list_artifacts(session: Session, adapter_id: str) -> Sequence[Artifact]:
     return session.scalars(select(Artifact).where(Artifact.owner_id == adapter_id).order_by(Artifact.name)).all()
 
 
+def list_job_artifacts(session: Session, job_id: str) -> Sequence[Artifact]:
+    """Return the files of the adapter that a job made, sorted by name; none once it was deleted."""
+    statement = select(Artifact).join(Adapter, Artifact.owner_id == Adapter.id)
+    live = statement.where(Adapter.job_id == job_id, Adapter.deleted_at.is_(None))
+    return session.scalars(live.order_by(Artifact.name)).all()
+
+
 def find_artifact(session: Session, adapter_id: str, name: str) -> Artifact | None:
     """Return one file of an adapter."""
     return session.get(Artifact, (adapter_id, name))

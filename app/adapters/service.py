@@ -30,9 +30,9 @@ def get_adapter(session: Session, project_id: str, adapter_id: str) -> AdapterRe
     return _read_adapter(adapter, repository.sum_bytes(session, [adapter.id]).get(adapter.id, 0))
 
 
-def list_artifacts(session: Session, adapter_id: str) -> ArtifactList:
-    """Return the files of an adapter that the caller may see."""
-    rows = repository.list_artifacts(session, adapter_id)
+def list_job_artifacts(session: Session, job_id: str) -> ArtifactList:
+    """Return the files of the adapter that a job of the caller's project made; none before it has succeeded."""
+    rows = repository.list_job_artifacts(session, job_id)
     return ArtifactList(data=[_read_artifact(artifact) for artifact in rows])
 
 

@@ -8,11 +8,12 @@ from app.db.models import File
 from app.files.schemas import FilesQuery
 
 
-def find_file(session: Session, project_id: str, file_id: str) -> File | None:
-    """Return the project's file, or None."""
-    return session.scalars(
-        select(File).where(File.id == file_id, File.project_id == project_id, _is_live())
-    ).one_or_none()
+def find_file(session: Session, project_id: str, file_id: str, *, keep: bool = False) -> File | None:
+    """Return the project's file, or None; ``keep`` locks it against deletion until the transaction ends."""
+    statement = select(File).where(File.id == file_id, File.project_id == project_id, _is_live())
+    if keep:
+        statement = statement.with_for_update(read=True, key_share=True)
+    return session.scalars(statement).one_or_none()
 
 
 def list_files(session: Session, project_id: str, query: FilesQuery) -> list[File]:

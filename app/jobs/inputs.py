@@ -7,12 +7,12 @@ from sqlalchemy.orm import Session
 from app.core.errors import InvalidRequestError, NotFoundError
 from app.db.models.base_model import BaseModel
 from app.db.models.file import File
-from app.jobs import repository
+from app.files import repository as files
+from app.files.schemas import FINE_TUNE
 from app.jobs.schemas import JobCreate
 from app.methods.service import row_formats
+from app.models import repository as models
 from worker.training.methods.base import Method
-
-TRAINING_PURPOSE = "fine-tune"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +47,26 @@ def find_inputs(session: Session, project_id: str, body: JobCreate, method: Meth
 
 
 def _find_base_model(session: Session, project_id: str, name: str) -> BaseModel:
-    base_model = repository.find_base_model(session, name)
+    base_model = models.find_base_model(session, name)
     if base_model is not None:
         return base_model
-    if repository.is_tuned_model(session, project_id, name):
+    if models.find_adapter(session, project_id, name) is not None:
         raise InvalidRequestError(
             f"'{name}' is a tuned model. Training on top of a tuned model is not supported; name a base model.",
             param="model",
             code="not_supported",
         )
-    names = ", ".join(repository.list_base_model_names(session)) or "none yet"
+    names = ", ".join(allowed.id for allowed in models.list_base_models(session)) or "none yet"
     message = f"The model '{name}' does not exist or may not be fine-tuned. Available: {names}."
     raise NotFoundError(message, param="model", code="model_not_found")
 
 
 def _find_file(session: Session, project_id: str, file_id: str, param: str, method: Method) -> File:
-    file = repository.find_input_file(session, project_id, file_id)
+    file = files.find_file(session, project_id, file_id, keep=True)
     if file is None:
         raise InvalidRequestError(f"The file '{file_id}' does not exist.", param=param, code="file_not_found")
-    if file.purpose != TRAINING_PURPOSE:
-        message = f"The file '{file_id}' has purpose '{file.purpose}'; upload it with purpose '{TRAINING_PURPOSE}'."
+    if file.purpose != FINE_TUNE:
+        message = f"The file '{file_id}' has purpose '{file.purpose}'; upload it with purpose '{FINE_TUNE}'."
         raise InvalidRequestError(message, param=param, code="invalid_file_purpose")
     report = file.report or {}
     accepted = row_formats(method)

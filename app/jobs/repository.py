@@ -3,14 +3,11 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from sqlalchemy import Select, func, literal, or_, select
+from sqlalchemy import Select, func, literal, select
 from sqlalchemy.orm import Session
 
 from app.core.pagination import PageQuery, fetch_after
-from app.db.models.adapter import Adapter
-from app.db.models.base_model import BaseModel
 from app.db.models.checkpoint import Checkpoint
-from app.db.models.file import File
 from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
 from app.db.models.idempotency_key import IdempotencyKey
 from app.db.models.job_event import JobEvent
@@ -58,38 +55,6 @@ def list_checkpoints(session: Session, job_id: str, *, before: int | None, limit
 def find_checkpoint_step(session: Session, job_id: str, checkpoint_id: str) -> int | None:
     """Return the optimizer step of a job's checkpoint."""
     return session.scalar(select(Checkpoint.step).where(Checkpoint.job_id == job_id, Checkpoint.id == checkpoint_id))
-
-
-def find_input_file(session: Session, project_id: str, file_id: str) -> File | None:
-    """Return a live file of the project, locked against deletion until the transaction ends."""
-    statement = select(File).where(
-        File.id == file_id,
-        File.project_id == project_id,
-        or_(File.expires_at.is_(None), File.expires_at > func.now()),
-    )
-    return session.scalar(statement.with_for_update(read=True, key_share=True))
-
-
-def find_base_model(session: Session, name: str) -> BaseModel | None:
-    """Return an allowed base model."""
-    return session.get(BaseModel, name)
-
-
-def list_base_model_names(session: Session) -> Sequence[str]:
-    """Return the ids of all allowed base models, sorted."""
-    return session.scalars(select(BaseModel.id).order_by(BaseModel.id)).all()
-
-
-def is_tuned_model(session: Session, project_id: str, name: str) -> bool:
-    """Return whether ``name`` is a model that a job of this project made."""
-    statement = select(Adapter.id).where(Adapter.project_id == project_id, Adapter.model == name)
-    return session.scalar(statement) is not None
-
-
-def find_adapter_id(session: Session, job_id: str) -> str | None:
-    """Return the id of the adapter that a job made, unless it was deleted."""
-    statement = select(Adapter.id).where(Adapter.job_id == job_id, Adapter.deleted_at.is_(None))
-    return session.scalar(statement)
 
 
 def lock_creation(session: Session, project_id: str) -> None:

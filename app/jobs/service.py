@@ -143,11 +143,7 @@ def list_artifacts(session: Session, project_id: str, job_id: str) -> ArtifactLi
     Raises:
         NotFoundError: The project has no such job.
     """
-    job = get_job(session, project_id, job_id)
-    adapter_id = repository.find_adapter_id(session, job.id)
-    if adapter_id is None:
-        return ArtifactList(data=[])
-    return adapters.list_artifacts(session, adapter_id)
+    return adapters.list_job_artifacts(session, get_job(session, project_id, job_id).id)
 
 
 def announce(session: Session, queue: JobQueue, job: FineTuningJob) -> None:
