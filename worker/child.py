@@ -54,7 +54,12 @@ def build_environment(source: Mapping[str, str], *, threads: int, scratch: Path)
 
 
 class Child:
-    """A running trainer and the parent's ends of its pipes. Used by one thread."""
+    """A running trainer and the parent's ends of its pipes. Used by one thread.
+
+    Attributes:
+        pid: Process and group id.
+        has_finished: Whether ``finish`` has been here: the group is dead and the pipes are closed.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], events: int, control: int, log_path: Path) -> None:
         if process.stdout is None:
@@ -69,6 +74,7 @@ class Child:
             os.set_blocking(descriptor, False)
             self._selector.register(descriptor, selectors.EVENT_READ, sink)
         self._events = events
+        self.has_finished = False
 
     @classmethod
     def start(
@@ -138,6 +144,7 @@ class Child:
         while _group_exists(self.pid) and time.monotonic() < deadline:
             time.sleep(0.01)
         self._close()
+        self.has_finished = True
         return rest
 
     @property
