@@ -1,6 +1,8 @@
 """Random models of all families, built in memory, with adapters that have an effect."""
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +45,15 @@ def inner(adapted: PeftModel) -> PreTrainedModel:
     model = adapted.get_base_model()
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def reload_in_peft(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Return ``model`` with the adapter saved in ``folder``, loaded by stock peft."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft uses a name that transformers deprecated
+        tuned: PeftModel = PeftModel.from_pretrained(model, str(folder))
+    tuned.train(mode=False)
+    return tuned
 
 
 def own_logprobs(model: PreTrainedModel, document: TokenSequence) -> Tensor:

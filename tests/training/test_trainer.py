@@ -4,13 +4,14 @@ import csv
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 
 from tests.fixtures.tiny_models import FAMILIES, TinyModel, reference_to
 from tests.training.builders import RecordingObserver, make_workspace, sum_rows
+from tests.training.models import reload_in_peft
 from worker.training.errors import DatasetError, NonFiniteLossError, SpecError, TrainingCancelled
 from worker.training.events import (
     CheckpointEvent,
@@ -39,15 +40,8 @@ def test_every_family_trains_and_its_adapter_reloads(
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():
         before = loaded.model(input_ids=ids).logits
-        tuned = _reload(loaded.model, tmp_path / "outputs")
+        tuned = reload_in_peft(loaded.model, tmp_path / "outputs")
         assert not torch.equal(tuned(input_ids=ids).logits, before)
-
-
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def _reload(model: torch.nn.Module, folder: Path) -> PeftModel:
-    tuned: PeftModel = PeftModel.from_pretrained(model, str(folder))
-    tuned.train(mode=False)
-    return tuned
 
 
 def test_events_of_a_whole_run(tmp_path: Path, tiny_model: TinyModel) -> None:
@@ -141,14 +135,8 @@ def test_cancel_ends_the_run_at_once_and_keeps_nothing(tmp_path: Path, tiny_mode
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, tiny_model: TinyModel) -> None:
-    chosen = {
-        "n_epochs": 5,
-        "batch_size": 4,
-        "learning_rate": 1.0,
-        "learning_rate_multiplier": 1e38,
-        "warmup_ratio": 0.0,
-    }
-    spec = make_workspace(tmp_path, tiny_model(), sum_rows(8), hyperparameters=chosen)
+    chosen = {"loss_scale": 1e39}  # beyond float32
+    spec = make_workspace(tmp_path, tiny_model(), sum_rows(8), method="nlft", hyperparameters=chosen)
     with pytest.raises(NonFiniteLossError):
         train(tmp_path, spec, NullObserver())
     assert not (tmp_path / "outputs").exists()
@@ -164,7 +152,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, tiny_model: Tiny
     ],
 )
 def test_a_spec_that_cannot_be_run_is_refused(
-    tmp_path: Path, tiny_model: TinyModel, changes: dict[str, object], param: str
+    tmp_path: Path, tiny_model: TinyModel, changes: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(SpecError) as caught:
         train(tmp_path, make_workspace(tmp_path, tiny_model(), sum_rows(2), **changes), NullObserver())

@@ -20,7 +20,7 @@ MANIFEST_FILE = "manifest.json"
 class SpecModel(BaseModel):
     """Base of everything a user writes into a job: unknown fields are refused, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class BaseModelRef(SpecModel):

@@ -75,7 +75,7 @@ def train(workspace: Path, spec: TrainingSpec, observer: Observer) -> ResultEven
 
 @dataclass(slots=True)
 class _Run:
-    """All parts of one run. Only ``progress`` is ever replaced, by that of a checkpoint; ``saved_step`` has one."""
+    """All parts of one run, and what of its state was told or saved last."""
 
     workspace: Path
     spec: TrainingSpec
@@ -92,6 +92,7 @@ class _Run:
     checkpointer: Checkpointer
     total_steps: int
     progress: Progress
+    micro_batch_tokens: int
     saved_step: int = 0
 
     def enter(self, phase: Phase) -> None:
@@ -111,6 +112,8 @@ def _prepare(workspace: Path, spec: TrainingSpec, observer: Observer) -> _Run:
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
+    if scorer.limitation is not None:
+        observer.emit(MessageEvent("warn", scorer.limitation))
     return _Run(
         workspace=workspace,
         spec=spec,
@@ -127,6 +130,7 @@ def _prepare(workspace: Path, spec: TrainingSpec, observer: Observer) -> _Run:
         checkpointer=Checkpointer(workspace, adapted, optimizer, fingerprint(spec, training_sha256)),
         total_steps=total_steps,
         progress=Progress(),
+        micro_batch_tokens=scorer.micro_batch_tokens,
     )
 
 
@@ -200,7 +204,7 @@ def _train(run: _Run) -> None:
         )
         if progress.position == 0:
             _validate(run, record)
-        run.observer.emit(_metrics_event(run, record))
+        _tell_step(run, record)
         if _is_checkpoint_due(run):
             _save_checkpoint(run)
 
@@ -219,6 +223,14 @@ def _validate(run: _Run, record: StepRecord) -> None:
         message = f"Stopped early: the validation loss has not improved for {epochs} epoch(s)."
         run.observer.emit(MessageEvent("info", message, {"best_valid_loss": run.progress.best_valid_loss}))
     run.enter("training")
+
+
+def _tell_step(run: _Run, record: StepRecord) -> None:
+    if run.scorer.micro_batch_tokens != run.micro_batch_tokens:
+        run.micro_batch_tokens = run.scorer.micro_batch_tokens
+        message = f"Memory ran short: micro-batches hold at most {run.micro_batch_tokens} tokens from now on."
+        run.observer.emit(MessageEvent("warn", message))
+    run.observer.emit(_metrics_event(run, record))
 
 
 def _metrics_event(run: _Run, record: StepRecord) -> MetricsEvent:

@@ -1,4 +1,4 @@
-"""What every registered method must keep. A new method is covered by its line in the registry; nothing here names one."""
+"""What every registered method must keep. A new one is covered by its line in the registry; nothing here names any."""
 
 import json
 from collections.abc import Mapping

@@ -1,5 +1,4 @@
 import json
-import warnings
 from pathlib import Path
 
 import pytest
@@ -7,7 +6,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from tests.training.models import CONFIGS, adapt, inner, random_model
+from tests.training.models import CONFIGS, adapt, inner, random_model, reload_in_peft
 from worker.training.errors import CheckpointError, SpecError
 from worker.training.model.adapter import attach_adapter, load_adapter, save_adapter
 from worker.training.spec import LoraSettings
@@ -25,10 +24,7 @@ def logits(model: PreTrainedModel | PeftModel) -> torch.Tensor:
 def test_saved_adapter_gives_identical_logits_in_plain_peft(tmp_path: Path, family: str) -> None:
     adapted = adapt(random_model(family))
     save_adapter(adapted, tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft against the newest transformers
-        reloaded = PeftModel.from_pretrained(random_model(family), str(tmp_path))
-    reloaded.train(mode=False)
+    reloaded = reload_in_peft(random_model(family), tmp_path)
     assert torch.equal(logits(reloaded), logits(adapted))
     assert not torch.equal(logits(adapted), logits(random_model(family)))
 

@@ -96,8 +96,14 @@ class _Options:
 
 
 def _fits_varlen(query: Tensor, value: Tensor, options: _Options) -> bool:
-    supported = query.is_cuda and query.dtype in {torch.float16, torch.bfloat16} and query.shape[-1] == value.shape[-1]
-    return supported and not options.dropout and options.softcap is None
+    is_half = query.dtype in {torch.float16, torch.bfloat16}
+    is_plain = query.shape[-1] == value.shape[-1] and not options.dropout and options.softcap is None
+    return query.is_cuda and is_half and is_plain and _has_flash_kernels(query.device)
+
+
+@lru_cache(maxsize=8)
+def _has_flash_kernels(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _attend_varlen(heads: tuple[Tensor, Tensor, Tensor], layout: Layout, options: _Options) -> Tensor:

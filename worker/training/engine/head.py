@@ -98,7 +98,7 @@ def _gradient_rows(logits: Tensor, normalizer: Tensor, targets: Tensor, head: He
     """Return d(log p) / d(hidden) [N, D]; uses up ``logits`` [N, V]."""
     slope = None if head.softcap is None else 1 - (logits / head.softcap).square()
     difference = logits.sub_(normalizer[:, None]).exp_().neg_()
-    difference.scatter_add_(1, targets[:, None], torch.ones_like(normalizer)[:, None])
+    difference[torch.arange(len(targets), device=targets.device), targets] += 1
     if slope is not None:
         difference *= slope
     if head.scale != 1.0:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from worker.training.engine.forward import DocumentScores, choose_forward
@@ -57,12 +58,22 @@ class Scorer:
         self.micro_batch_tokens = micro_batch_tokens
         self._adapted = adapted
         self._forward = choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
+        self._adapter_layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
         # Only the adapter's own dropout is ever active: a frozen base keeps computing what it was trained to compute.
         self._dropouts = [
             module
             for name, module in adapted.named_modules()
             if isinstance(module, nn.Dropout) and "lora_dropout" in name
         ]
+
+    @property
+    def limitation(self) -> str | None:
+        """What keeps this base model from the fast way, as a sentence; None where nothing does."""
+        if not self._forward.packs:
+            return "The base model's attention cannot be packed, so rows run one at a time: expect slower training."
+        if self._forward.head is None:
+            return "The base model's head is trained or unusual, so all its logits are kept: expect more memory use."
+        return None
 
     def attention(self) -> AbstractContextManager[None]:
         """Return the context in which to score; outside of it the model's attention is as it was loaded."""
@@ -167,7 +178,7 @@ class Scorer:
     def _score_documents(self, documents: Sequence[TokenSequence], kind: ScoringPass) -> DocumentScores | None:
         if not documents:
             return None
-        with nullcontext() if kind.with_adapter else self._adapted.disable_adapter():
+        with nullcontext() if kind.with_adapter else self._bare_base():
             if kind.with_grad:
                 with self._adapter_dropout():
                     return self._forward.score(documents)
@@ -177,6 +188,17 @@ class Scorer:
         # Copies, since autograd refuses tensors that were made in inference mode.
         columns = zip(*((part.logprobs, part.hits, part.hidden) for part in parts), strict=True)
         return DocumentScores(*(torch.cat(column) for column in columns))
+
+    @contextmanager
+    def _bare_base(self) -> Iterator[None]:
+        # What PEFT's own `disable_adapter` does to each layer, without its survey of the whole model every time.
+        for layer in self._adapter_layers:
+            layer.enable_adapters(enabled=False)
+        try:
+            yield
+        finally:
+            for layer in self._adapter_layers:
+                layer.enable_adapters(enabled=True)
 
     @contextmanager
     def _adapter_dropout(self) -> Iterator[None]:
@@ -204,7 +226,7 @@ _NOTHING = np.zeros(0, dtype=np.float32)
 
 
 def _kind(scoring_pass: ScoringPass) -> tuple[bool, bool]:
-    """Passes of one kind run in the same forward pass."""
+    """Passes of one kind run in the same forward pass; with gradient last: toggling adapters spares its graph."""
     return scoring_pass.with_grad, scoring_pass.with_adapter
 
 
