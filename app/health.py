@@ -61,6 +61,7 @@ async def readyz(request: Request, response: Response) -> Health:
 def _check_database(engine: Engine) -> str:
     try:
         with engine.connect() as connection:
+            connection.detach()  # an abandoned check may outlive the pool; its connection must close, not return
             connection.execute(text("SET LOCAL statement_timeout = '1s'"))
             revision = current_revision(connection)
     except SQLAlchemyError as error:
