@@ -71,7 +71,7 @@ class ReadReport:
         counts: NLFT rows: ``right``, ``wrong``, ``without_response``, ``without_reference``, ``without_judgment``
             (wrong responses that nothing criticises). Chat rows: ``trained_turns``.
         problems: What forbids training, in order of lines, capped.
-        total_problems: All problems, also those that are not listed.
+        total_problems: All problems; once the list is full an unreadable line counts as one.
         warnings: What deserves a look (duplicate rows), capped.
         total_warnings: All warnings.
     """
@@ -220,7 +220,8 @@ class RowReader:
         example = _decode(line, self._format)
         if example is not None and _has_unique_keys(line, example) and next(find_faults(example), None) is None:
             return example
-        faults = diagnose(line, self._format)
+        is_listed = len(self._problems.kept) < self._limits.problems
+        faults = diagnose(line, self._format) if is_listed or example is not None else []
         if not faults and example is None:
             faults = [Fault("", "invalid_row", "the line does not follow the row format")]
         for fault in faults:
@@ -273,16 +274,14 @@ def _has_unique_keys(line: bytes, row: Example) -> bool:
     """
     if b"\\u00" in line and _SUSPICIOUS_ESCAPE.search(line):
         return False
-    for key in _ROW_KEYS[type(row)]:
-        if line.count(key) > 1:
-            return False
+    if any(line.count(key) > 1 for key in _ROW_KEYS[type(row)]):
+        return False
     return isinstance(row, CompletionExample) or _has_plain_messages(line, row.messages)
 
 
 def _has_plain_messages(line: bytes, messages: list[Message]) -> bool:
-    for message in messages:
-        if type(message.content) is not str:
-            return False
+    if not all(type(message.content) is str for message in messages):
+        return False
     counted = len(messages)
     return line.count(b'"role"') == line.count(b'"content"') == counted and not _RARE_KEYS.search(line)
 
