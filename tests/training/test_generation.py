@@ -85,3 +85,11 @@ def test_progress_may_give_up(tiny_model: TinyModel) -> None:
 
 def test_no_prompts_no_answers(tiny_model: TinyModel) -> None:
     assert generate(load(tiny_model()).model, [], STOP_IDS, Decoding(4)) == []
+
+
+def test_prompt_and_answer_stay_within_the_context(tiny_model: TinyModel) -> None:
+    model = load(tiny_model("gpt2")).model
+    prompts = [np.full(length, 5, np.int32) for length in (512, 510, 3)]
+    limited = Decoding(8, batch_size=1, context_length=512)
+    answers = generate(model, prompts, frozenset(), limited)
+    assert [len(answer.ids) for answer in answers] == [0, 2, 8]

@@ -67,7 +67,7 @@ def evaluate_generation(
     """
     prompts = [renderer.prompt(row.messages) for row in rows]
     stop_ids = frozenset({renderer.end_of_turn_id, int(loaded.tokenizer.eos_token_id)})
-    decoding = Decoding(settings.max_new_tokens, settings.batch_size)
+    decoding = Decoding(settings.max_new_tokens, settings.batch_size, context_length=loaded.context_length)
     generated = generate(loaded.model, prompts, stop_ids, decoding, on_progress=on_progress)
     return GenerationResult(
         tuple(_graded(answer, row, loaded, settings) for answer, row in zip(generated, rows, strict=True))

@@ -21,12 +21,15 @@ class Decoding:
         batch_size: Answers generated at a time.
         temperature: 0 takes the likeliest token; else logits are divided by it and a token is drawn.
         seed: Of the draws. The same seed, prompts and batch size give the same answers.
+        context_length: Longest prompt and answer together in tokens; 0 is no limit. A prompt that fills it gets an
+            empty answer.
     """
 
     max_new_tokens: int
     batch_size: int = 32
     temperature: float = 0.0
     seed: int = 0
+    context_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class _Batch:
     def steps(self) -> Iterator[None]:
         """Extend every unfinished answer by a token per step until all are done or full."""
         cache = None
-        for _ in range(self._decoding.max_new_tokens):
+        for _ in range(self._most_new_tokens()):
             with torch.inference_mode():
                 output = self._model(
                     input_ids=self._tokens,
@@ -125,6 +128,11 @@ class _Batch:
     def answers(self) -> list[Generated]:
         """Return the answers in the order of the prompts."""
         return [Generated(ids, finished) for ids, finished in zip(self._ids, self._finished, strict=True)]
+
+    def _most_new_tokens(self) -> int:
+        if not self._decoding.context_length:
+            return self._decoding.max_new_tokens
+        return min(self._decoding.max_new_tokens, self._decoding.context_length - self._tokens.shape[1])
 
     def _choose(self, logits: Tensor) -> Tensor:
         """Return the next token of each row [B] from logits [B, V]."""
