@@ -7,14 +7,13 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from app.db.models import FineTuningJob, JobEvent
 from tests.fixtures.api import Tenant
-from tests.fixtures.fine_tuning import MakeFile
+from tests.fixtures.fine_tuning import MakeFile, client_beside
 
 JOBS = "/v1/fine_tuning/jobs"
 RETRIES = "x-stainless-retry-count"
@@ -147,11 +146,11 @@ def test_counter_that_is_no_number_is_no_retry(
 
 @pytest.mark.parametrize("counts", [(0, 1), (1, 0), (0, 1, 2, 2)])
 def test_arrivals_at_the_same_moment_make_one_job(
-    api_app: FastAPI, tenant: Tenant, session: Session, job_body: dict[str, Any], counts: tuple[int, ...]
+    api_client: TestClient, session: Session, job_body: dict[str, Any], counts: tuple[int, ...]
 ) -> None:
     for tag in range(8):
         body = {**job_body, "metadata": {"tag": str(tag)}}
-        made = at_once([arrival(TestClient(api_app, headers=tenant.headers), body, retry=count) for count in counts])
+        made = at_once([arrival(client_beside(api_client), body, retry=count) for count in counts])
         assert len(set(made)) == 1
     assert count_jobs(session) == 8
 
@@ -191,10 +190,9 @@ def test_keys_of_two_projects_do_not_meet(
 
 
 def test_keyed_creates_at_the_same_moment_make_one_job(
-    api_app: FastAPI, tenant: Tenant, session: Session, job_body: dict[str, Any]
+    api_client: TestClient, session: Session, job_body: dict[str, Any]
 ) -> None:
-    clients = [TestClient(api_app, headers=tenant.headers) for _ in range(4)]
-    made = at_once([arrival(client, job_body, key="k1") for client in clients])
+    made = at_once([arrival(client_beside(api_client), job_body, key="k1") for _ in range(4)])
     assert len(set(made)) == 1
     assert count_jobs(session) == 1
 
