@@ -10,7 +10,7 @@ from app.core.settings import get_settings
 from app.db import models
 from app.db.session import build_engine
 
-_LOCK = 0x4E4C4654
+_LOCK = 0x4E4C4600
 
 
 def _migrate(connection: Connection) -> None:

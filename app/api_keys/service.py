@@ -15,7 +15,7 @@ from app.core.errors import InvalidRequestError, NotFoundError
 from app.core.pagination import PageQuery
 from app.db.models import ApiKey, Project
 
-_BOOTSTRAP_LOCK = 0x6E6C6674
+_BOOTSTRAP_LOCK = 0x4E4C4603
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Jobs and what they produce."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -35,8 +37,25 @@ def downgrade() -> None:
 
 
 def _create_fine_tuning_jobs() -> None:
-    op.create_table(
+    op.create_table("fine_tuning_jobs", *_job_columns(), *_job_result_columns(), *_job_constraints())
+    op.create_index(
+        "ix_fine_tuning_jobs_claim",
         "fine_tuning_jobs",
+        [sa.literal_column("priority DESC"), "created_at"],
+        postgresql_where=sa.text("status = 'queued'"),
+    )
+    op.create_index(
+        "ix_fine_tuning_jobs_lease",
+        "fine_tuning_jobs",
+        ["lease_expires_at"],
+        postgresql_where=sa.text("status = 'running'"),
+    )
+    op.create_index("ix_fine_tuning_jobs_project_id_id", "fine_tuning_jobs", ["project_id", "id"])
+    op.create_index(op.f("ix_fine_tuning_jobs_request_digest"), "fine_tuning_jobs", ["request_digest"])
+
+
+def _job_columns() -> tuple[sa.Column[Any], ...]:
+    return (
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("project_id", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
@@ -66,6 +85,11 @@ def _create_fine_tuning_jobs() -> None:
         sa.Column("not_before", _TIME, server_default=sa.text("now()"), nullable=False),
         sa.Column("dispatched_at", _TIME, nullable=True),
         sa.Column("dispatch_count", sa.Integer(), server_default="0", nullable=False),
+    )
+
+
+def _job_result_columns() -> tuple[sa.Column[Any], ...]:
+    return (
         sa.Column("fine_tuned_model", sa.Text(), nullable=True),
         sa.Column("result_files", sa.ARRAY(sa.Text()), server_default="{}", nullable=False),
         sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
@@ -76,6 +100,11 @@ def _create_fine_tuning_jobs() -> None:
         sa.Column("started_at", _TIME, nullable=True),
         sa.Column("finished_at", _TIME, nullable=True),
         sa.Column("estimated_finish", _TIME, nullable=True),
+    )
+
+
+def _job_constraints() -> tuple[sa.Constraint, ...]:
+    return (
         sa.CheckConstraint(
             "(status = 'running') = "
             "(lease_owner IS NOT NULL AND lease_token IS NOT NULL AND lease_expires_at IS NOT NULL)",
@@ -105,20 +134,6 @@ def _create_fine_tuning_jobs() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_fine_tuning_jobs")),
         sa.UniqueConstraint("fine_tuned_model", name=op.f("uq_fine_tuning_jobs_fine_tuned_model")),
     )
-    op.create_index(
-        "ix_fine_tuning_jobs_claim",
-        "fine_tuning_jobs",
-        [sa.literal_column("priority DESC"), "created_at"],
-        postgresql_where=sa.text("status = 'queued'"),
-    )
-    op.create_index(
-        "ix_fine_tuning_jobs_lease",
-        "fine_tuning_jobs",
-        ["lease_expires_at"],
-        postgresql_where=sa.text("status = 'running'"),
-    )
-    op.create_index("ix_fine_tuning_jobs_project_id_id", "fine_tuning_jobs", ["project_id", "id"])
-    op.create_index(op.f("ix_fine_tuning_jobs_request_digest"), "fine_tuning_jobs", ["request_digest"])
 
 
 def _create_adapters() -> None:
