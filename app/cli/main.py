@@ -1,6 +1,7 @@
 """Entry point of ``nlft``: every command in one list, and errors as sentences."""
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -26,10 +27,10 @@ for group in (files, jobs, adapters, models, projects, keys):
     cli.add_typer(group, name=group.info.name)
 
 
-def main() -> None:
-    """Run ``nlft``; a known error is one sentence on standard error and status 1."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``nlft``, by default with the process's arguments; a known error is one sentence and status 1."""
     try:
-        cli()
+        cli(args=arguments)
     except (CommandError, EmbeddedServerError, ServiceError) as error:
         notes.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -9,7 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-console = Console()
+# Output that goes to a program or a file is not folded to the width of a screen.
+_FILE_WIDTH = 400
+
+console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
 notes = Console(stderr=True)
 
 

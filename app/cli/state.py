@@ -2,9 +2,9 @@
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.cli.output import CommandError
 from app.core.settings import Settings
@@ -62,10 +62,15 @@ def operator_settings(given: Path | None) -> Settings:
     Raises:
         CommandError: Neither DATABASE_URL is set nor does the service run.
     """
+    if os.environ.get("DATABASE_URL"):
+        return Settings()
     state = state_directory(given)
-    if not os.environ.get("DATABASE_URL"):
-        with suppress(FileNotFoundError):
-            os.environ.update(json.loads(state.environment_file.read_text(encoding="utf-8")))
-    if not os.environ.get("DATABASE_URL"):
-        raise CommandError(f"No service runs on {state.path}. Start it with `nlft up`, or set DATABASE_URL.")
-    return Settings()
+    try:
+        found: dict[str, str] = json.loads(state.environment_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CommandError(f"No service runs on {state.path}. Start it with `nlft up`, or set DATABASE_URL.") from None
+    # Settings take variables by alias or by field name.
+    named: dict[str, Any] = {
+        name.removeprefix("NLFT_").lower() if name.startswith("NLFT_") else name: value for name, value in found.items()
+    }
+    return Settings(**named)

@@ -47,8 +47,12 @@ def test_running_parts_are_left_alone(part: FlakyPart, clock: Clock) -> None:
     assert (part.starts, said) == (0, [])
 
 
+def ignore(_line: str) -> None:
+    return
+
+
 def test_each_restart_waits_longer(part: FlakyPart, clock: Clock) -> None:
-    watch = Watch({"API": part}, [].append, clock)
+    watch = Watch({"API": part}, ignore, clock)
     waits = []
     for _ in range(4):
         part.runs, ended, starts = False, clock.now, part.starts
@@ -60,7 +64,7 @@ def test_each_restart_waits_longer(part: FlakyPart, clock: Clock) -> None:
 
 
 def test_gives_up_after_five_restarts_in_two_minutes(part: FlakyPart, clock: Clock) -> None:
-    watch = Watch({"API": part}, [].append, clock)
+    watch = Watch({"API": part}, ignore, clock)
     part.refuses = True
     part.runs = False
     with pytest.raises(CommandError, match="API ended 6 times within 120 s"):
@@ -76,7 +80,7 @@ def check_for(watch: Watch, clock: Clock, *, seconds: float) -> None:
 
 
 def test_old_failures_are_forgiven(part: FlakyPart, clock: Clock) -> None:
-    watch = Watch({"API": part}, [].append, clock)
+    watch = Watch({"API": part}, ignore, clock)
     for _ in range(20):
         part.runs = False
         watch.check()

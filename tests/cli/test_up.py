@@ -47,9 +47,11 @@ def test_secrets_are_closed_and_kept(live: Live) -> None:
 
 
 def test_second_start_is_refused_with_the_holder(live: Live) -> None:
-    refusal = live.run("up", "--port", "0", status=1)
-    assert f"in use by process {live.process.pid}" in refusal
-    assert "Traceback" not in refusal
+    command = [*COMMAND, "up", "--state-dir", str(live.state), "--port", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, timeout=60)
+    assert result.returncode == 1
+    assert f"in use by process {live.process.pid}" in result.stderr
+    assert "Traceback" not in result.stderr
     assert answers(live)
 
 
