@@ -251,7 +251,7 @@ def read_rows(chunks: Iterable[bytes], param: str = "training_file") -> list[Row
     Raises:
         DatasetError: A line is not a sound row; lists every such line. ``param`` names the file in it.
     """
-    reader = RowReader()
+    reader = RowReader(ReadLimits(line_bytes=1024**3))  # how long a line may be was decided where the file came in
     rows = list(reader.rows(chunks))
     reader.report().raise_for_problems(param)
     return rows
