@@ -51,10 +51,10 @@ def _read_header(path: Path) -> dict[str, _Tensor]:
             raise BadOutputError(f"{path.name} has a header of {length} bytes")
         raw = file.read(length)
     try:
-        header: dict[str, Any] = json.loads(raw)
+        header = msgspec.convert(json.loads(raw), dict[str, Any])
         header.pop("__metadata__", None)
         tensors = msgspec.convert(header, dict[str, _Tensor])
-    except (ValueError, AttributeError, msgspec.ValidationError) as error:
+    except (ValueError, msgspec.ValidationError) as error:
         raise BadOutputError(f"{path.name} has an unreadable header") from error
     _check_layout(tensors, path.name, path.stat().st_size - 8 - length)
     return tensors

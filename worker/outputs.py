@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from app.core.logging import get_logger
-from worker.training.spec import CHECKPOINTS_DIR, OUTPUTS_DIR
+from worker.training.spec import CHECKPOINTS_DIR, MANIFEST_FILE, OUTPUTS_DIR
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -46,7 +46,7 @@ def list_checkpoint_files(folder: Path, checkpoint: str) -> dict[str, Path]:
     """Return the files of the checkpoint at the workspace-relative path, by their name inside it.
 
     Raises:
-        ValueError: The path leads out of the checkpoints folder, or a file has an unexpected name.
+        ValueError: The path leads out of the checkpoints folder, or a file has an unexpected name, or it is incomplete.
     """
     root = (folder / checkpoint).resolve()
     if root.parent != (folder / CHECKPOINTS_DIR).resolve():
@@ -55,6 +55,8 @@ def list_checkpoint_files(folder: Path, checkpoint: str) -> dict[str, Path]:
     for name, path in files.items():
         if path.is_symlink() or not _CHECKPOINT_NAME.fullmatch(name):
             raise ValueError("a checkpoint holds a file with an unexpected name")
+    if MANIFEST_FILE not in files:
+        raise ValueError("a checkpoint without a manifest is not complete")
     return files
 
 

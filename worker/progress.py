@@ -2,27 +2,33 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 from app.jobs.leases import Heartbeat
 from worker.training.events import Event, MetricsEvent, PhaseEvent, ProgressEvent
 
 
 class ProgressBoard:
-    """Phase, progress and signs of life of one attempt. Safe to use from several threads."""
+    """Phase, progress and signs of life of one attempt. Safe to use from several threads.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._phase = "preparing"
         self._phase_progress: dict[str, int] = {}
         self._steps: dict[str, int] = {}
         self._first_step: tuple[float, int] | None = None
         self._last_step: tuple[float, int] | None = None
-        self._last_sign = time.monotonic()
+        self._last_sign = self._clock()
 
     def note(self, event: Event) -> None:
         """Take in an event; any event is a sign of life."""
         with self._lock:
-            self._last_sign = time.monotonic()
+            self._last_sign = self._clock()
             match event:
                 case PhaseEvent():
                     self._phase, self._phase_progress = event.phase, {}
@@ -36,13 +42,13 @@ class ProgressBoard:
     def enter(self, phase: str) -> None:
         """Note a phase that the parent itself is in."""
         with self._lock:
-            self._last_sign = time.monotonic()
+            self._last_sign = self._clock()
             self._phase, self._phase_progress = phase, {}
 
     def silence_seconds(self) -> float:
         """Return how long nothing was heard."""
         with self._lock:
-            return time.monotonic() - self._last_sign
+            return self._clock() - self._last_sign
 
     def has_stepped(self) -> bool:
         """Return whether an optimizer step was reported."""

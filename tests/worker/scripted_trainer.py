@@ -119,7 +119,8 @@ def answer_to_parent(step: int, state: bytes) -> None:
     if CANCEL in asked:
         sys.exit(14)
     if STOP in asked:
-        save_checkpoint(step, state)
+        if step % SCRIPT.get("checkpoint_every", 1000) != 0:
+            save_checkpoint(step, state)
         sys.exit(13)
 
 
