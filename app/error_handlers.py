@@ -28,6 +28,7 @@ def add_error_handlers(app: FastAPI) -> None:
     for kind in (OperationalError, InterfaceError, PoolTimeoutError):
         app.add_exception_handler(kind, _database_error)
     app.add_exception_handler(DataError, _data_error)
+    app.add_exception_handler(DataError, _unstorable_value)
     app.add_exception_handler(StorageError, _storage_error)
 
 
@@ -71,6 +72,17 @@ async def _data_error(_request: Request, error: Exception) -> JSONResponse:
     # What validation lets through and a column cannot hold: U+0000 in an id or a query parameter.
     _LOG.info("value refused by the database", detail=str(error).split("\n")[0])
     return _answer(InvalidRequestError("The request holds a character or a number that cannot be stored."))
+
+
+async def _unstorable_value(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DataError)
+    _LOG.info("value refused by the database", error=type(error.orig).__name__)
+    return _answer(
+        InvalidRequestError(
+            "A value in the request cannot be stored: it holds a NUL character or a number out of range.",
+            code="invalid_value",
+        )
+    )
 
 
 async def _storage_error(_request: Request, error: Exception) -> JSONResponse:
