@@ -37,6 +37,7 @@ class Reporter:
         board: Told of every event at once; its heartbeat travels with the batches.
         folder: The workspace, where checkpoints lie.
         give_up: Whether to stop waiting for a database that is away.
+        on_cancel: Called when a write learns that a cancel was requested, sooner than the next renewal would.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Reporter:
         board: ProgressBoard,
         folder: Path,
         give_up: Callable[[], bool],
+        on_cancel: Callable[[], None],
     ) -> None:
         self._context = context
         self._lease = lease
         self._board = board
         self._folder = folder
         self._give_up = give_up
+        self._on_cancel = on_cancel
         self._phases: set[str] = set()
         self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -101,9 +104,9 @@ class Reporter:
         for start in range(0, len(rows), BATCH_EVENTS):
             batch = rows[start : start + BATCH_EVENTS]
 
-            def write(session: Session, batch: Sequence[Row] = batch) -> None:
+            def write(session: Session, batch: Sequence[Row] = batch) -> bool:
                 seconds = self._context.settings.lease_seconds
-                renew(session, self._lease, lease_seconds=seconds, heartbeat=self._board.heartbeat())
+                cancel = renew(session, self._lease, lease_seconds=seconds, heartbeat=self._board.heartbeat())
                 for row in batch:
                     append_event(
                         session,
@@ -114,9 +117,11 @@ class Reporter:
                         message=row.message,
                         data=row.data,
                     )
+                return cancel
 
             try:
-                patience.commit(self._context.factory, write, give_up=self._give_up)
+                if patience.commit(self._context.factory, write, give_up=self._give_up):
+                    self._on_cancel()
             except SQLAlchemyError:
                 # Only a value that the database refuses comes here; one odd batch must not end a training.
                 _LOG.exception("events dropped", job_id=self._lease.job_id, events=len(batch))

@@ -1,5 +1,6 @@
 """Runs jobs on this host: claim, prepare, train in a child, settle. The calling thread is the job's slot."""
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from worker.training.errors import CheckpointError
 from worker.training.events import ResultEvent
 from worker.workspace import Workspace, prepare
 
-_NO_INPUTS = JobError("internal_error", "The job's inputs could not be fetched.")
+_NOT_STARTED = JobError("internal_error", "The job could not be started: its inputs or its worker failed.")
 _LOG = get_logger(__name__)
 
 
@@ -75,7 +76,6 @@ class Attempt:
         self._logger = _LOG.bind(job_id=lease.job_id, attempt=lease.attempt)
         self._board = ProgressBoard()
         self._keeper = LeaseKeeper(context, lease, self._board)
-        self._workspace: Workspace | None = None
         self._patience_ends: float | None = None
 
     def run(self) -> None:
@@ -94,18 +94,24 @@ class Attempt:
     def _train(self) -> Outcome:
         folder = self._slot.folder / f"{self._lease.job_id}-{self._lease.attempt}"
         try:
-            self._workspace = prepare(self._context, self._lease, folder)
-            return self._supervise(self._workspace)
+            return self._supervise(prepare(self._context, self._lease, folder))
         except (BlobNotFoundError, BlobDigestError, StorageError, OSError, SQLAlchemyError):
             self._logger.exception("could not prepare or run")
-            return Outcome(Verdict.LOST, AttemptRecord(Verdict.LOST), _NO_INPUTS)
-        except (ValidationError, ValueError):
+            return Outcome(Verdict.LOST, AttemptRecord(Verdict.LOST), _NOT_STARTED)
+        except ValidationError:
             self._logger.exception("stored spec is unusable")
             return Outcome(Verdict.FAIL, AttemptRecord(Verdict.FAIL), UNEXPECTED)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _supervise(self, workspace: Workspace) -> Outcome:
         reporter = Reporter(
-            self._context, self._lease, board=self._board, folder=workspace.folder, give_up=self._give_up
+            self._context,
+            self._lease,
+            board=self._board,
+            folder=workspace.folder,
+            give_up=self._give_up,
+            on_cancel=self._keeper.cancel_requested.set,
         )
         watch = Watch(self._context, self._keeper, self._board, reporter)
         try:
