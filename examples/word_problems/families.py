@@ -3,7 +3,8 @@
 Numbers are small on purpose: a model of 135 million parameters can learn these within minutes on a CPU.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
@@ -57,7 +58,7 @@ Family = Callable[[Random], tuple[str, str]]
 def packs(rng: Random) -> tuple[str, str]:
     """Some in hand, and packs bought: start + packs * size."""
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    start, count, size = rng.randint(2, 20), rng.randint(2, 6), rng.randint(2, 9)
+    start, count, size = rng.randint(2, 12), rng.randint(2, 5), rng.randint(2, 6)
     asked = rng.choice((f"How many {thing} does {name} have now?", f"How many {thing} is that in all?"))
     bought = count * size
     return (
@@ -70,9 +71,9 @@ def packs(rng: Random) -> tuple[str, str]:
 def change(rng: Random) -> tuple[str, str]:
     """Money paid, and the change: paid - count * price."""
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    count, price = rng.randint(2, 8), rng.randint(2, 6)
+    count, price = rng.randint(2, 6), rng.randint(2, 5)
     cost = count * price
-    paid = cost + rng.randint(1, 20)
+    paid = cost + rng.randint(2, 10)
     asked = rng.choice(("How many dollars are left?", "How much change is there in dollars?"))
     return (
         f"{name} buys {count} {thing} at {price} dollars each and pays with {paid} dollars. {asked}",
@@ -84,8 +85,8 @@ def change(rng: Random) -> tuple[str, str]:
 def sharing(rng: Random) -> tuple[str, str]:
     """A pile shared equally, and some given away: total / children - given."""
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    children, share = rng.randint(2, 6), rng.randint(4, 10)
-    given = rng.randint(1, share - 1)
+    children, share = rng.randint(2, 6), rng.randint(4, 9)
+    given = rng.randint(2, share - 2)
     total = children * share
     return (
         f"{children} children share {total} {thing} equally. {name} is one of them and gives {given} away. "
@@ -97,8 +98,8 @@ def sharing(rng: Random) -> tuple[str, str]:
 
 def wages(rng: Random) -> tuple[str, str]:
     """Hourly pay and a tip: hours * rate + tip."""
-    name, work = rng.choice(NAMES), rng.choice(("a bakery", "a farm", "a shop", "a garage", "a cafe"))
-    hours, rate, tip = rng.randint(2, 9), rng.randint(3, 9), rng.randint(2, 20)
+    name, work = rng.choice(NAMES), rng.choice(("a bakery", "a hotel", "a shop", "a garage", "a cafe"))
+    hours, rate, tip = rng.randint(2, 6), rng.randint(2, 6), rng.randint(2, 12)
     pay = hours * rate
     return (
         f"{name} works {hours} hours in {work} for {rate} dollars an hour and gets a tip of {tip} dollars. "
@@ -112,7 +113,7 @@ def together(rng: Random) -> tuple[str, str]:
     """One has more than another, both counted: first + (first + more)."""
     name, other = rng.sample(NAMES, 2)
     thing = rng.choice(THINGS)
-    first, more = rng.randint(3, 25), rng.randint(2, 15)
+    first, more = rng.randint(2, 16), rng.randint(2, 10)
     second = first + more
     return (
         f"{name} has {first} {thing}. {other} has {more} more {thing} than {name}. "
@@ -125,9 +126,9 @@ def together(rng: Random) -> tuple[str, str]:
 def seats(rng: Random) -> tuple[str, str]:
     """Rows of seats, some taken: rows * seats - taken."""
     place = rng.choice(("hall", "bus", "cinema", "tent", "theatre", "train"))
-    rows, width = rng.randint(3, 9), rng.randint(2, 9)
+    rows, width = rng.randint(3, 6), rng.randint(3, 6)
     total = rows * width
-    taken = rng.randint(1, total - 1)
+    taken = rng.randint(2, min(12, total - 2))
     return (
         f"A {place} has {rows} rows of {width} seats. {taken} seats are taken. How many seats are free?",
         f"The {place} has {rows} * {width} = {total} seats. "
@@ -138,9 +139,9 @@ def seats(rng: Random) -> tuple[str, str]:
 def saving(rng: Random) -> tuple[str, str]:
     """Money saved every week, and a purchase: weeks * amount - price."""
     name, wish = rng.choice(NAMES), rng.choice(("book", "ball", "kite", "lamp", "game", "scarf"))
-    weeks, amount = rng.randint(3, 9), rng.randint(2, 9)
+    weeks, amount = rng.randint(3, 6), rng.randint(2, 6)
     saved = weeks * amount
-    price = rng.randint(1, saved - 1)
+    price = rng.randint(2, min(12, saved - 2))
     return (
         f"{name} saves {amount} dollars a week for {weeks} weeks and then buys a {wish} for {price} dollars. "
         f"How many dollars does {name} have left?",
@@ -152,7 +153,7 @@ def saving(rng: Random) -> tuple[str, str]:
 def boxes(rng: Random) -> tuple[str, str]:
     """Two kinds of containers: boxes * size + bags * other size."""
     thing = rng.choice(THINGS)
-    count, size, bags, held = rng.randint(2, 6), rng.randint(2, 9), rng.randint(2, 6), rng.randint(2, 9)
+    count, size, bags, held = (rng.randint(2, 5) for _ in range(4))
     first, second = count * size, bags * held
     return (
         f"There are {count} boxes with {size} {thing} each and {bags} bags with {held} {thing} each. "
@@ -167,15 +168,19 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 )
 
 
-def draw_problems(seed: int, count: int, *, avoid: frozenset[str] = frozenset()) -> list[Problem]:
-    """Return ``count`` different problems, the families in turn, none of whose questions is in ``avoid``."""
+def draw_problems(seed: int, count: int, *, avoid: Collection[Problem] = ()) -> list[Problem]:
+    """Return ``count`` problems, the families in turn, whose numbers differ from each other's and from ``avoid``'s."""
     rng = Random(seed)
-    asked = set(avoid)
+    taken = {_numbers(problem) for problem in avoid}
     problems: list[Problem] = []
     while len(problems) < count:
         name = list(FAMILIES)[len(problems) % len(FAMILIES)]
-        question, solution = FAMILIES[name](rng)
-        if question not in asked:
-            asked.add(question)
-            problems.append(Problem(name, question, solution))
+        problem = Problem(name, *FAMILIES[name](rng))
+        if _numbers(problem) not in taken:
+            taken.add(_numbers(problem))
+            problems.append(problem)
     return problems
+
+
+def _numbers(problem: Problem) -> tuple[str, ...]:
+    return (problem.family, *re.findall(r"\d+", problem.question))

@@ -33,14 +33,13 @@ from worker.training.spec import (
 )
 from worker.training.trainer import train
 
-WARM_UP_SEED, WARM_UP_ROWS = 3, 320
+WARM_UP_SEED, WARM_UP_ROWS = 3, 240
 DECODING = Decoding(max_new_tokens=80, batch_size=32, temperature=0.7, seed=0)
 
 
 def warm_up_problems() -> list[Problem]:
     """Return problems that are neither trained on later nor held out."""
-    asked = frozenset(problem.question for problem in [*training_problems(), *validation_problems()])
-    return draw_problems(WARM_UP_SEED, WARM_UP_ROWS, avoid=asked)
+    return draw_problems(WARM_UP_SEED, WARM_UP_ROWS, avoid=[*training_problems(), *validation_problems()])
 
 
 def warm_up(base_model: BaseModelRef, runtime: RuntimeSettings, workspace: Path) -> Path:
