@@ -21,7 +21,7 @@ from typing import Any
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 HERE = Path(__file__).parent / "word_problems"
@@ -29,6 +29,8 @@ MODEL = "smollm2-135m-instruct"
 TERMINAL = ("succeeded", "failed", "cancelled")
 SEED = 7
 READY_SECONDS = 180.0
+# The service reports a job's phase at every renewal of its lease; a person watching wants it sooner than every 15 s.
+LIVELY = {"NLFT_RENEW_SECONDS": "2"}
 
 console = Console()
 
@@ -55,19 +57,13 @@ def service(state_dir: Path) -> Iterator[OpenAI]:
     """Yield a client of a service started on ``state_dir``; stop the service afterwards."""
     state_dir.mkdir(parents=True, exist_ok=True)
     log_path = state_dir / "demo.log"
-    command = [
-        sys.executable,
-        "-m",
-        "app.cli.main",
-        "up",
-        "--state-dir",
-        str(state_dir),
-        "--port",
-        "0",
-        "--exit-with-parent",
-    ]
+    options = ["--state-dir", str(state_dir), "--port", "0", "--exit-with-parent"]
+    command = [sys.executable, "-m", "app.cli.main", "up", *options]
     with log_path.open("w") as log, console.status("Starting PostgreSQL, Valkey, the API and a worker …"):
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        environment = {**os.environ, **LIVELY}
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
         try:
             connection = wait_until_ready(process, state_dir / "connection.json", log_path)
         except BaseException:
@@ -81,14 +77,15 @@ def service(state_dir: Path) -> Iterator[OpenAI]:
 
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", connection: Path, log: Path) -> dict[str, str]:
-    """Return the connection record once the service has written it.
+    """Return the connection record once this service, not an earlier one that was killed, has written it.
 
     Raises:
         SystemExit: The service ended or was not ready in time; the message shows the end of its log.
     """
+    started = time.time()
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        if connection.exists():
+        if connection.exists() and connection.stat().st_mtime >= started:
             record: dict[str, str] = json.loads(connection.read_text())
             return record
         time.sleep(0.1)
@@ -144,9 +141,9 @@ def upload_once(client: OpenAI, path: Path) -> str:
 
 
 def follow(client: OpenAI, job_id: str) -> list[dict[str, Any]]:
-    """Print a job's messages and draw its progress until it is terminal; return the payloads of its metrics events."""
+    """Print a job's messages and draw its progress until it is terminal; return the data of its events."""
     seen: set[str] = set()
-    metrics: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(bar_width=40),
@@ -162,28 +159,26 @@ def follow(client: OpenAI, job_id: str) -> list[dict[str, Any]]:
                     continue
                 seen.add(event.id)
                 data: dict[str, Any] = dict(event.data) if isinstance(event.data, dict) else {}
-                if event.type == "metrics":
-                    metrics.append(data)
-                else:
+                told.append(data)
+                if event.type != "metrics":
                     progress.console.print(f"  [dim]{event.message}[/]")
-            draw(progress, bar, job)
+            draw(progress, bar, job, told)
             if job.status in TERMINAL:
-                return metrics
+                return told
             time.sleep(1.0)
 
 
-def draw(progress: Progress, bar: Any, job: FineTuningJob) -> None:
-    """Show the job's phase and how much of it is done."""
-    extra = job.model_extra or {}
-    done = extra.get("progress") or {}
-    loss = done.get("train_loss")
-    progress.update(
-        bar,
-        description=str(extra.get("phase") or job.status),
-        total=done.get("total"),
-        completed=done.get("done", 0),
-        figures=f"{done.get('done', 0)}/{done.get('total', '?')}" + (f" loss {loss:.3f}" if loss is not None else ""),
-    )
+def draw(progress: Progress, bar: TaskID, job: FineTuningJob, told: list[dict[str, Any]]) -> None:
+    """Show the job's phase and how much of it is done; while it trains, its last step and loss."""
+    service = (job.model_extra or {}).get("service") or {}
+    phase = str(service.get("phase") or job.status)
+    done = service.get("progress") or {}
+    shown = f"{done['done']}/{done['total']}" if "total" in done else ""
+    steps = [data for data in told if "train_loss" in data]
+    if phase == "training" and steps:
+        done = {"done": steps[-1]["step"], "total": steps[-1]["total_steps"]}
+        shown = f"step {done['done']}/{done['total']}  loss {steps[-1]['train_loss']:.3f}"
+    progress.update(bar, description=phase, total=done.get("total"), completed=done.get("done", 0), figures=shown)
 
 
 def cancel(client: OpenAI, job_id: str) -> None:
@@ -193,7 +188,7 @@ def cancel(client: OpenAI, job_id: str) -> None:
 
 
 def figures(
-    client: OpenAI, job: FineTuningJob, metrics: list[dict[str, Any]], seconds: float, state_dir: Path
+    client: OpenAI, job: FineTuningJob, told: list[dict[str, Any]], seconds: float, state_dir: Path
 ) -> dict[str, Any]:
     """Download a succeeded job's adapter and return what the table shows."""
     row: dict[str, Any] = {"method": job.method.type if job.method else "?", "status": job.status, "seconds": seconds}
@@ -204,7 +199,7 @@ def figures(
     archive = client.files.content(job.result_files[1]).content
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder, filter="data")
-    stages = {item["stage"]: item for item in metrics if "stage" in item}
+    stages = {item["stage"]: item for item in told if "stage" in item}
     weights = folder / "adapter_model.safetensors"
     return row | {
         "before": stages["before"],

@@ -65,7 +65,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Iterator
 
 @pytest.fixture(scope="module")
 def client(live: Live) -> OpenAI:
-    return OpenAI(**live.connection)
+    return OpenAI(base_url=live.connection["base_url"], api_key=live.connection["api_key"])
 
 
 def create(client: OpenAI, rows: bytes, method: dict[str, Any], validation: bytes | None = None) -> FineTuningJob:
