@@ -17,7 +17,7 @@ from worker.training.engine.folders import describe_file
 from worker.training.engine.optimizer import AdapterOptimizer
 from worker.training.engine.progress import Progress, StepRecord
 from worker.training.engine.pulse import Pulse
-from worker.training.engine.runtime import RandomState, configure_runtime
+from worker.training.engine.runtime import RandomState, choose_micro_batch_tokens, configure_runtime
 from worker.training.engine.scoring import Scorer
 from worker.training.engine.step import Stepper
 from worker.training.errors import TrainingStopped
@@ -107,7 +107,7 @@ def _prepare(workspace: Path, spec: TrainingSpec, observer: Observer) -> _Run:
     renderer = ModelRenderer(loaded.tokenizer)
     data = prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows)
     adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
-    scorer = Scorer(adapted, micro_batch_tokens=spec.runtime.micro_batch_tokens)
+    scorer = Scorer(adapted, micro_batch_tokens=choose_micro_batch_tokens(spec.runtime, loaded.device))
     chosen = recipe.hyperparameters
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)

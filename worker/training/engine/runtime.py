@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from worker.training.spec import RuntimeSettings
 
-_CPU_MEMORY_MESSAGE = "not enough memory"
+_CPU_MEMORY_MESSAGES = ("not enough memory", "allocate memory")
+_CPU_TOKENS = 1024
 
 
 def configure_runtime(settings: RuntimeSettings, seed: int) -> None:
@@ -60,9 +61,17 @@ class RandomState:
                 torch.cuda.set_rng_state(state, index)
 
 
+def choose_micro_batch_tokens(settings: RuntimeSettings, device: torch.device) -> int:
+    """Return the most tokens of one forward pass: what is set, on a CPU no more than it gains from.
+
+    A core is as fast per token at a thousand tokens as at eight thousand, and a cancel is heard between passes only.
+    """
+    return min(settings.micro_batch_tokens, _CPU_TOKENS) if device.type == "cpu" else settings.micro_batch_tokens
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether ``error`` says that a device, or the machine, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or _CPU_MEMORY_MESSAGE in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _CPU_MEMORY_MESSAGES)
 
 
 def release_memory() -> None:

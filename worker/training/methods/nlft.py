@@ -78,7 +78,7 @@ class NLFTHyperparameters(SaliencyHyperparameters):
 class GuidanceProbe:
     """Whether the model can use the guidance at all: does the reference text become likelier once it is shown?"""
 
-    sample_size: ClassVar[int] = 32
+    sample_size: ClassVar[int] = 16
 
     def passes(self, hyperparameters: NLFTHyperparameters) -> tuple[ScoringPass, ...]:  # noqa: ARG002 - the protocol's shape
         """Return the reference text behind the plain and behind the guided prompt, by the bare base model."""
