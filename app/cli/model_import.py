@@ -16,6 +16,8 @@ from app.models.service import BaseModelFacts
 # Progress bars and hints of the libraries below; the last line still explains a failure.
 _CHATTER = re.compile(r"%\||^\[")
 
+_INTERRUPT_SECONDS = 10.0
+
 
 class ModelImport:
     """An import that runs from construction on; ``facts`` waits for it.
@@ -64,5 +66,10 @@ class ModelImport:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+        # Interrupted rather than killed, so that it removes its half-written folder.
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.communicate(timeout=_INTERRUPT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
