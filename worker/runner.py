@@ -148,6 +148,7 @@ class Attempt:
 
     def _settle(self, outcome: Outcome) -> None:
         if outcome.verdict in {Verdict.PUBLISH, Verdict.ABANDON}:
+            self._logger.info("attempt ended", outcome=outcome.record.outcome)
             return
         status = patience.commit(
             self._context.factory, lambda session: self._close(session, outcome), give_up=self._give_up

@@ -32,7 +32,7 @@ def test_result_waits_for_a_database_that_is_away_longer_than_the_lease(world: W
 
 
 def test_worker_cut_off_too_long_stops_its_child_and_gives_the_job_back(world: World) -> None:
-    script = SCRIPT | {"steps": 60}
+    script = SCRIPT | {"steps": 40}
     job_id = add_job(world.factory, add_project(world.factory, world.store), **script)
     world.start_worker(disconnect_seconds=1.5)
     world.queue.enqueue_job(job_id)
@@ -43,4 +43,4 @@ def test_worker_cut_off_too_long_stops_its_child_and_gives_the_job_back(world: W
     job = check(world, job_id, "succeeded")
     assert job.failed_count == 0
     assert [attempt.outcome for attempt in read_attempts(world.factory, job_id)] == ["stopped", "succeeded"]
-    assert result_weights(world, job_id).endswith(scripted_weights(60))
+    assert result_weights(world, job_id).endswith(scripted_weights(40))

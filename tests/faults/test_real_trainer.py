@@ -14,7 +14,7 @@ from tests.faults.world import World
 from tests.fixtures.tiny_models import TinyModel, reference_to
 from tests.worker.scripted_jobs import read_attempts
 
-HYPERPARAMETERS = {"n_epochs": 30, "batch_size": 1, "learning_rate": 0.001}
+HYPERPARAMETERS = {"n_epochs": 20, "batch_size": 1, "learning_rate": 0.001}
 
 
 @pytest.fixture
