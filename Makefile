@@ -17,7 +17,7 @@ endif
 TEST_PROCESSES ?= 2
 FAULT_RUNS ?= 20
 FAULT_TESTS := tests/faults tests/worker
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
 
 say = @printf '\033[1m==>\033[0m %s\n' '$(1)'
 # A check is one line when it passes and its whole output when it does not.

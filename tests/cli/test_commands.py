@@ -9,8 +9,6 @@ from openai import OpenAI
 from tests.cli.live import Live, live_service
 from tests.fixtures.tiny_models import build_tiny_model
 
-pytestmark = pytest.mark.xdist_group("nlft-commands")
-
 ROWS = [{"prompt": f"{left} + {right} =", "completion": f" {left + right}"} for left in range(3) for right in range(4)]
 MODEL = "tiny-llama"
 

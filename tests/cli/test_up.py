@@ -13,8 +13,6 @@ import pytest
 from app.embedded.process import wait_until
 from tests.cli.live import COMMAND, Live, environment, live_service, processes_of
 
-pytestmark = pytest.mark.xdist_group("nlft-up")
-
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
