@@ -107,7 +107,7 @@ def run_job(client: OpenAI, method: str, state_dir: Path) -> dict[str, Any]:
     """Upload, create, follow and download one job; return the figures of the closing table."""
     training_file = upload_once(client, HERE / "train.jsonl")
     validation_file = upload_once(client, HERE / "validation.jsonl")
-    settings = {"evaluation": {"max_new_tokens": 96, "max_examples": 150, "batch_size": 50}}
+    settings = {"evaluation": {"max_new_tokens": 80, "batch_size": 50}}
     job = client.fine_tuning.jobs.create(
         model=MODEL,
         training_file=training_file,

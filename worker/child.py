@@ -29,7 +29,7 @@ _PASSED_ON_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_", "ROCR_", "HIP_")
 
 
 def build_environment(source: Mapping[str, str], *, threads: int, scratch: Path) -> dict[str, str]:
-    """Return the child's environment: the few harmless variables of ``source``, thread counts, no network for models.
+    """Return the child's environment: the few harmless variables of ``source``, and thread counts.
 
     Database, broker and storage credentials are absent because only named variables pass.
     """
@@ -41,10 +41,7 @@ def build_environment(source: Mapping[str, str], *, threads: int, scratch: Path)
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
-        "TOKENIZERS_PARALLELISM": "false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
         "PYTHONPATH": str(_PACKAGE_ROOT),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
