@@ -15,6 +15,7 @@ PYTHON := $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 endif
 
 TEST_PROCESSES ?= 2
+METHODS ?= nlft
 FAULT_RUNS ?= 20
 FAULT_TESTS := tests/faults tests/worker
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
@@ -70,8 +71,8 @@ test-faults: install ## the fault tests, FAULT_RUNS times in a row
 		echo "run $$run of $(FAULT_RUNS)"; $(PYTEST) -q $(FAULT_TESTS) || exit 1; \
 	done
 
-demo: install ## tune a real model through the running service
-	@exec $(BIN)/python -m examples.demo
+demo: install ## tune a real model through the running service; METHODS="nlft supervised" compares
+	@exec $(BIN)/python -m examples.demo $(METHODS)
 
 up: install ## run the service in the foreground
 	@exec $(BIN)/nlft up

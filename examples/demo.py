@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,9 @@ def main() -> int:
         console.print("[yellow]Interrupted: the job was cancelled and the service stopped.[/]")
         return 130
     console.print(results_table(jobs))
+    for job in jobs:
+        if "folder" in job:
+            console.print(f"{job['model']}: adapter in {job['folder']}", soft_wrap=True)
     return 0 if all(job["status"] == "succeeded" for job in jobs) else 1
 
 
@@ -212,27 +215,25 @@ def figures(
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
-    """Return the closing table."""
-    table = Table(title=f"{MODEL}, held-out word problems, seed {SEED}")
-    for heading in ("method", "status", "before", "after", "trained tokens", "wall time", "adapter", "where"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        if row["status"] == "succeeded":
-            accuracies = [
-                f"{row[s]['accuracy']:.1%} ({row[s]['correct']}/{row[s]['total']})" for s in ("before", "after")
-            ]
-            table.add_row(
-                row["method"],
-                row["status"],
-                *accuracies,
-                f"{row['tokens']:,}",
-                f"{row['seconds']:.0f} s",
-                f"{row['bytes'] / 1e6:.1f} MB",
-                str(row["folder"]),
-            )
-        else:
-            table.add_row(row["method"], row["status"], *["-"] * 6)
+    """Return the closing table: a line per figure, a column per job."""
+    table = Table("", *(row["method"] for row in rows), title=f"{MODEL} on held-out word problems, seed {SEED}")
+    done = [row if row["status"] == "succeeded" else None for row in rows]
+    lines: dict[str, Callable[[dict[str, Any]], str]] = {
+        "accuracy before": lambda row: accuracy(row["before"]),
+        "accuracy after": lambda row: accuracy(row["after"]),
+        "trained tokens": lambda row: f"{row['tokens']:,}",
+        "wall time": lambda row: f"{row['seconds']:.0f} s",
+        "adapter size": lambda row: f"{row['bytes'] / 1e6:.1f} MB",
+    }
+    table.add_row("status", *(row["status"] for row in rows))
+    for name, show in lines.items():
+        table.add_row(name, *(show(row) if row else "-" for row in done))
     return table
+
+
+def accuracy(evaluation: dict[str, Any]) -> str:
+    """Return an evaluation as a share and its counts."""
+    return f"{evaluation['accuracy']:.1%} ({evaluation['correct']} of {evaluation['total']})"
 
 
 if __name__ == "__main__":
