@@ -77,4 +77,19 @@ def _find_file(session: Session, project_id: str, file_id: str, param: str, meth
             param=param,
             code="invalid_file_format",
         )
+    _check_fields(file, param, method)
     return file
+
+
+def _check_fields(file: File, param: str, method: Method) -> None:
+    """Refuse a training file whose rows lack what the method needs; validation rows without it are only graded."""
+    counts = (file.report or {}).get("counts", {})
+    for field in method.required_fields if param == "training_file" else ():
+        lacking = counts.get(f"without_{field}", 0)
+        if lacking:
+            raise InvalidRequestError(
+                f"{lacking} row(s) of the file '{file.id}' have no '{field}'; "
+                f"the method '{method.name}' needs one in every row.",
+                param=param,
+                code=f"missing_{field}",
+            )

@@ -13,11 +13,11 @@ from worker.training.data.examples import Example, NLFTExample
 from worker.training.data.reader import Row, read_rows
 from worker.training.data.screening import MOST_PROBLEMS, check_rows
 from worker.training.engine.scoring import PreparedExample
-from worker.training.errors import DatasetError, RowProblem, SpecError
+from worker.training.errors import DatasetError, SpecError
 from worker.training.evaluation import select_rows
 from worker.training.grading import is_correct
 from worker.training.methods import METHODS
-from worker.training.methods.base import Hyperparameters, Method, RunFacts
+from worker.training.methods.base import Hyperparameters, Method, RunFacts, find_problems
 from worker.training.spec import TRAINING_FILE, VALIDATION_FILE
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def prepare_data(
     held_out: list[Row] = []
     if spec.has_validation_file:
         held_out = _read(workspace / VALIDATION_FILE, "validation_file", spec.evaluation.grader)
-    scorable = [row for row in held_out if not _problems(method, row)]
+    scorable = [row for row in held_out if not find_problems(method, row.example, row.line)]
     sample = [] if method.probe is None else rows[: method.probe.sample_size]
     return PreparedData(
         training=render(rows, method, "training_file"),
@@ -144,13 +144,7 @@ def _graded(example: Example, grader: FinalAnswerGrader) -> Example:
     return msgspec.structs.replace(example, correct=is_correct(example.response, example.reference, grader))
 
 
-def _problems(method: Method, row: Row) -> tuple[RowProblem, ...]:
-    if isinstance(row.example, method.example_types):
-        return method.check(row.example, row.line)
-    return (RowProblem(row.line, "", "wrong_format", f"method {method.name} cannot train rows of this format"),)
-
-
 def _require(method: Method, rows: Sequence[Row], param: str) -> None:
-    problems = [problem for row in rows for problem in _problems(method, row)]
+    problems = [problem for row in rows for problem in find_problems(method, row.example, row.line)]
     if problems:
         raise DatasetError(tuple(problems[:MOST_PROBLEMS]), len(problems), param)

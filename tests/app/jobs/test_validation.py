@@ -13,7 +13,7 @@ from app.core.settings import Settings
 from app.db.models import Adapter, FineTuningJob
 from app.main import create_app
 from tests.fixtures.api import Tenant
-from tests.fixtures.fine_tuning import CHAT_ROW, CONTEXT_LENGTH, MakeFile, lines
+from tests.fixtures.fine_tuning import CHAT_ROW, CONTEXT_LENGTH, NLFT_ROW, MakeFile, lines
 
 JOBS = "/v1/fine_tuning/jobs"
 
@@ -153,6 +153,17 @@ def test_tuned_model_is_no_base(
     tuned = session.scalars(select(Adapter.model)).one()
     assert refuse(api_client, {**job_body, "model": tuned})["code"] == "not_supported"
     assert refuse(other_client, {**job_body, "model": tuned}, status=404)["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("field", ["response", "reference"])
+def test_training_rows_that_lack_what_the_method_needs_are_refused_at_once(
+    api_client: TestClient, job_body: dict[str, Any], make_file: MakeFile, field: str
+) -> None:
+    incomplete = make_file(lines({name: value for name, value in NLFT_ROW.items() if name != field}, 3))
+    error = refuse(api_client, {**job_body, "training_file": incomplete})
+    assert (error["param"], error["code"]) == ("training_file", f"missing_{field}")
+    assert "3 row(s)" in error["message"]
+    assert api_client.post(JOBS, json={**job_body, "validation_file": incomplete}).status_code == 200
 
 
 @pytest.mark.parametrize("field", ["training_file", "validation_file"])

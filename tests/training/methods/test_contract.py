@@ -17,7 +17,7 @@ from worker.training.engine.optimizer import AdapterOptimizer
 from worker.training.engine.scoring import PreparedExample, Scorer
 from worker.training.engine.step import Stepper
 from worker.training.methods import METHODS
-from worker.training.methods.base import Hyperparameters, Method, RunFacts
+from worker.training.methods.base import Hyperparameters, Method, RunFacts, find_problems
 from worker.training.spec import LoraSettings
 
 ROWS: Mapping[type[Example], list[Example]] = {
@@ -87,7 +87,7 @@ def test_passes_are_named_once_and_the_main_one_is_trained(method: Method) -> No
 @every_method_and_row
 def test_complete_rows_are_accepted_and_every_pass_is_rendered(method: Method, kind: type[Example]) -> None:
     chosen = choose(method)
-    assert [method.check(row, 1) for row in ROWS[kind]] == [()] * len(ROWS[kind])
+    assert [find_problems(method, row, 1) for row in ROWS[kind]] == [()] * len(ROWS[kind])
     rendered = [example.rendered for example in prepare(method, kind, chosen)]
     main = next(p.sequence for p in method.passes(chosen) if p.name == method.main_pass)
     assert all(main in example.sequences for example in rendered)

@@ -6,6 +6,7 @@ import torch
 
 from tests.training.builders import FACTS, log_scores, question, scores
 from worker.training.data.examples import ChatExample, NLFTExample
+from worker.training.methods.base import find_problems
 from worker.training.methods.nlft import NLFT, NLFTHyperparameters
 from worker.training.methods.supervised import Supervised, SupervisedHyperparameters
 from worker.training.types import ScoredBatch
@@ -131,7 +132,7 @@ def test_hidden_states_are_asked_for_only_where_neighbours_are(cluster: str, exp
     ],
 )
 def test_check_names_what_a_row_lacks(row: Any, paths: list[str]) -> None:
-    assert [(problem.line, problem.path) for problem in METHOD.check(row, 7)] == [(7, path) for path in paths]
+    assert [(problem.line, problem.path) for problem in find_problems(METHOD, row, 7)] == [(7, path) for path in paths]
 
 
 def test_preset_paper_takes_the_published_values_and_explicit_values_win() -> None:

@@ -5,6 +5,7 @@ import torch
 
 from tests.training.builders import question, scores
 from worker.training.data.examples import ChatExample, CompletionExample, Message, NLFTExample
+from worker.training.methods.base import find_problems
 from worker.training.methods.supervised import Supervised, SupervisedHyperparameters
 from worker.training.types import ScoredBatch
 
@@ -17,7 +18,7 @@ def test_loss_is_the_mean_over_each_examples_tokens() -> None:
 
 
 def test_a_row_without_response_is_a_problem() -> None:
-    assert [p.code for p in METHOD.check(NLFTExample(question("?"), reference="2"), 3)] == ["missing_response"]
+    assert [p.code for p in find_problems(METHOD, NLFTExample(question("?"), reference="2"), 3)] == ["missing_response"]
 
 
 @pytest.mark.parametrize(
@@ -30,4 +31,4 @@ def test_a_row_without_response_is_a_problem() -> None:
     ],
 )
 def test_every_format_is_accepted(row: NLFTExample | ChatExample | CompletionExample) -> None:
-    assert METHOD.check(row, 1) == ()
+    assert find_problems(METHOD, row, 1) == ()

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field
 
+from worker.training.data.examples import NLFTExample
+from worker.training.errors import RowProblem
 from worker.training.spec import LoraSettings, SpecModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from worker.training.data.examples import Example, Message
-    from worker.training.errors import RowProblem
     from worker.training.types import (
         LossOutput,
         RenderedExample,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     )
 
 AUTO = "auto"
+RequiredField = Literal["response", "reference"]
 _FEWEST_STEPS = 60
 _BATCH_SIZES = ((128, 4), (1024, 8), (8192, 16), (math.inf, 32))
 _RATE_EXPONENT = math.log(10) / math.log(8e9 / 135e6)
@@ -148,6 +150,7 @@ class Method(Protocol):
     summary: ClassVar[str]
     paper: ClassVar[str]
     example_types: ClassVar[tuple[type[Example], ...]]
+    required_fields: ClassVar[tuple[RequiredField, ...]]
     hyperparameters_type: ClassVar[type[Hyperparameters]]
     main_pass: ClassVar[str]
     probe: ClassVar[Probe | None]
@@ -160,14 +163,24 @@ class Method(Protocol):
         """Return the forward passes that the loss needs under these hyperparameters."""
         ...
 
-    def check(self, example: Example, line: int) -> tuple[RowProblem, ...]:
-        """Return what keeps a row of an accepted type from being trained with this method; ``line`` is 1-based."""
-        ...
-
     def render(self, example: Example, renderer: Renderer, hyperparameters: Any) -> RenderedExample:
-        """Return the sequences and values of a row that ``check`` finds nothing in."""
+        """Return the sequences and values of a row that ``find_problems`` finds nothing in."""
         ...
 
     def loss(self, batch: ScoredBatch, hyperparameters: Any) -> LossOutput:
         """Return one loss per example; every pass that was declared ``with_grad`` carries gradient."""
         ...
+
+
+def find_problems(method: Method, example: Example, line: int) -> tuple[RowProblem, ...]:
+    """Return what keeps the row on 1-based ``line`` from being trained with ``method``."""
+    if not isinstance(example, method.example_types):
+        return (RowProblem(line, "", "wrong_format", f"method {method.name} cannot train rows of this format"),)
+    if not isinstance(example, NLFTExample):
+        return ()
+    texts = {"response": example.response, "reference": example.reference}
+    return tuple(
+        RowProblem(line, field, f"missing_{field}", f"method {method.name} needs a {field} in every row")
+        for field in method.required_fields
+        if not texts[field]
+    )

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from worker.training.data.examples import Example, NLFTExample
-from worker.training.errors import RowProblem
-from worker.training.methods.base import AUTO, Finding, Hyperparameters
+from worker.training.methods.base import AUTO, Finding, Hyperparameters, RequiredField
 from worker.training.methods.prompts import PROMPT_SETS, guide
 from worker.training.methods.ragged import align, clamp_logprobs, log_complement, mean_by_example
 from worker.training.methods.saliency import Evidence, Saliency, SaliencyHyperparameters, weigh_tokens
@@ -125,6 +124,7 @@ class NLFT:
     summary: ClassVar[str] = "Weighs every token by how its probability changes when guidance is shown."
     paper: ClassVar[str] = "https://arxiv.org/abs/2412.20382"
     example_types: ClassVar[tuple[type[Example], ...]] = (NLFTExample,)
+    required_fields: ClassVar[tuple[RequiredField, ...]] = ("response", "reference")
     hyperparameters_type: ClassVar[type[Hyperparameters]] = NLFTHyperparameters
     main_pass: ClassVar[str] = "base"
     probe: ClassVar[Probe | None] = GuidanceProbe()
@@ -153,17 +153,6 @@ class NLFT:
             for name, sequence in (("reference", "reference"), ("judgment", "judgment"), ("judged_base", "judged_base"))
         )
         return (base, *cached, *([ScoringPass("hindsight", "judgment", with_grad=True)] if hindsight else []))
-
-    def check(self, example: Example, line: int) -> tuple[RowProblem, ...]:
-        """Return what keeps this row from being trained: no response or no reference."""
-        if not isinstance(example, NLFTExample):
-            return (RowProblem(line, "", "wrong_format", "nlft trains rows with messages, response and reference"),)
-        wanted = (("response", example.response), ("reference", example.reference))
-        return tuple(
-            RowProblem(line, field, f"missing_{field}", f"nlft needs a {field} in every row")
-            for field, text in wanted
-            if not text
-        )
 
     def render(self, example: Example, renderer: Renderer, hyperparameters: NLFTHyperparameters) -> RenderedExample:
         """Return the response in its three contexts; a wrong one without a judgment has two.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from worker.training.data.examples import ChatExample, CompletionExample, Example, NLFTExample
-from worker.training.errors import RowProblem
-from worker.training.methods.base import Hyperparameters
+from worker.training.methods.base import Hyperparameters, RequiredField
 from worker.training.methods.ragged import clamp_logprobs, mean_by_example
 from worker.training.spec import LoraSettings
 from worker.training.types import LossOutput, RenderedExample, ScoringPass
@@ -27,6 +26,7 @@ class Supervised:
     summary: ClassVar[str] = "Raises the probability of every response token equally."
     paper: ClassVar[str] = "https://arxiv.org/abs/2203.02155"
     example_types: ClassVar[tuple[type[Example], ...]] = (ChatExample, CompletionExample, NLFTExample)
+    required_fields: ClassVar[tuple[RequiredField, ...]] = ("response",)
     hyperparameters_type: ClassVar[type[Hyperparameters]] = SupervisedHyperparameters
     main_pass: ClassVar[str] = "completion"
     probe: ClassVar[Probe | None] = None
@@ -38,12 +38,6 @@ class Supervised:
     def passes(self, hyperparameters: SupervisedHyperparameters) -> tuple[ScoringPass, ...]:  # noqa: ARG002
         """Return the one pass over the completion."""
         return (ScoringPass("completion", "completion", with_grad=True),)
-
-    def check(self, example: Example, line: int) -> tuple[RowProblem, ...]:
-        """Return what keeps this row from being trained: an NLFT row without a response."""
-        if isinstance(example, NLFTExample) and not example.response:
-            return (RowProblem(line, "response", "missing_response", "supervised training needs a response"),)
-        return ()
 
     def render(
         self,
