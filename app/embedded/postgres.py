@@ -1,29 +1,24 @@
 """An embedded PostgreSQL server: unix socket in a closed folder, scram password, checksums, fsync on."""
 
 import signal
-from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
 
-from app.embedded.directories import end_leftovers, ensure_private, locked, secret_file, socket_directory
+from app.embedded.directories import end_leftovers, secret_file, socket_directory
 from app.embedded.identity import choose_identity
 from app.embedded.postgres_data import SUPERUSER, prepare_data
 from app.embedded.process import Identity, ManagedProcess
 from app.embedded.providers import PostgresBinaries, find_postgres
+from app.embedded.server import EmbeddedServer
 
 _SOCKET_NAME = ".s.PGSQL.5432"
-_START_SECONDS = 60.0
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(EmbeddedServer):
     """A PostgreSQL server on a directory of its own; ``with EmbeddedPostgres(directory) as server: server.url``.
-
-    Start it from a thread that outlives it: the server shuts down when that thread ends, however it ends.
 
     Args:
         directory: Holds data, log, password and socket, all closed to others; made when absent.
@@ -32,6 +27,8 @@ class EmbeddedPostgres:
         template_cache: Folder for initialised data directories to copy; None initialises afresh.
         identity: Whom the server runs as; None chooses what this host allows.
     """
+
+    name = "PostgreSQL"
 
     def __init__(
         self,
@@ -42,14 +39,11 @@ class EmbeddedPostgres:
         template_cache: Path | None = None,
         identity: Identity | None = None,
     ) -> None:
-        self.directory = directory.expanduser().absolute()
+        super().__init__(directory)
         self._binaries = binaries or find_postgres()
         self._database = database
         self._template_cache = template_cache
         self._identity = identity
-        self._process: ManagedProcess | None = None
-        self._held = ExitStack()
-        self._sockets = self.directory / "run"
         self._password = ""
 
     @property
@@ -57,73 +51,7 @@ class EmbeddedPostgres:
         """Libpq URL of the database over the socket; valid from the first start on, also across restarts."""
         return self._url(self._database)
 
-    @property
-    def pid(self) -> int | None:
-        """Process id of the running server, None when it does not run."""
-        return self._process.pid if self._process else None
-
-    @property
-    def data(self) -> Path:
-        """The data directory."""
-        return self.directory / "data"
-
-    def is_running(self) -> bool:
-        """Tell whether the server process exists."""
-        return self._process is not None and self._process.is_running()
-
-    def start(self) -> None:
-        """Start the server and wait until it answers; does nothing when it runs.
-
-        Raises:
-            InUseError: Another process holds the directory.
-            IncompatibleDataError: The data belongs to another major version.
-            UnsafeDirectoryError: The directory is open to other users.
-            StartError: The server did not come up; carries the end of its log.
-        """
-        if self.is_running():
-            return
-        ensure_private(self.directory)
-        with ExitStack() as undo:
-            undo.callback(self._release)
-            if self._process is None:
-                self._held.enter_context(locked(self.directory))
-                self._process = self._prepare()
-            end_leftovers(self.data)
-            self._forget_dead_server()
-            self._process.start()
-            self._process.wait_ready(self._answers, seconds=_START_SECONDS, name="PostgreSQL")
-            self._ensure_database()
-            undo.pop_all()
-
-    def stop(self) -> None:
-        """Shut the server down cleanly (open transactions are rolled back) and give the directory free."""
-        if self._process:
-            self._process.stop()
-        self._release()
-
-    def kill(self) -> None:
-        """SIGKILL the server and wait until its backends are gone; the directory stays ours, so ``start`` goes on."""
-        if self._process:
-            self._process.kill()
-            end_leftovers(self.data)
-
-    def restart(self) -> None:
-        """Stop cleanly and start again on the same directory, socket and password."""
-        if self._process:
-            self._process.stop()
-        self.start()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
     def _prepare(self) -> ManagedProcess:
-        """Get secrets, sockets and data ready; return the process, not started."""
         identity = self._identity or choose_identity(self._binaries.postgres)
         self._password = secret_file(self.directory / "password")
         # The socket's lock file has the longest name.
@@ -159,7 +87,7 @@ class EmbeddedPostgres:
             return False
         return True
 
-    def _ensure_database(self) -> None:
+    def _complete(self) -> None:
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
             known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (self._database,)).fetchone()
             if known is None:
@@ -169,13 +97,6 @@ class EmbeddedPostgres:
         return f"postgresql://{SUPERUSER}:{self._password}@/{database}?host={quote(str(self._sockets), safe='')}"
 
     def _forget_dead_server(self) -> None:
-        """Remove lock files of a killed server: in a container its process id may be somebody else's by now."""
+        # In a container the process id in a lock file may be somebody else's by now.
         for stale in (self.data / "postmaster.pid", self._sockets / f"{_SOCKET_NAME}.lock"):
             stale.unlink(missing_ok=True)
-
-    def _release(self) -> None:
-        if not self.is_running():
-            with suppress(OSError):
-                self._sockets.rmdir()
-            self._process = None
-            self._held.close()
