@@ -68,7 +68,7 @@ test-all: install check ## the same with the slow tests
 
 test-faults: install ## the fault tests, FAULT_RUNS times in a row
 	@for run in $$(seq $(FAULT_RUNS)); do \
-		echo "run $$run of $(FAULT_RUNS)"; $(PYTEST) -q $(FAULT_TESTS) || exit 1; \
+		echo "run $$run of $(FAULT_RUNS)"; $(PYTEST) -q -n $(TEST_PROCESSES) $(FAULT_TESTS) || exit 1; \
 	done
 
 demo: install ## tune a real model through the running service; METHODS="nlft supervised" compares

@@ -148,7 +148,7 @@ def test_checkpoint_that_the_trainer_refuses_is_discarded_not_counted_as_a_failu
     thread.join(20)
     newest = list_steps(context, job_id)[0]
     set_script(context, job_id, steps=4, exit=1, error={"code": "invalid_checkpoint", "message": "of another run"})
-    assert run_available(context) == 1
+    assert run_available(with_settings(context, retry_backoff_seconds=60)) == 1
     assert newest not in list_steps(context, job_id)
     job = read_job(context.factory, job_id)
     assert (job.failed_count, job.lost_count) == (0, 1)
