@@ -23,7 +23,8 @@ def build_engine(settings: Settings) -> Engine:
         connect_args={
             "connect_timeout": 5,
             "options": "-c statement_timeout=30000 -c lock_timeout=10000 -c timezone=UTC"
-            " -c idle_in_transaction_session_timeout=60000",
+            # A frozen process must not keep row locks for longer than it keeps its jobs.
+            f" -c idle_in_transaction_session_timeout={round(max(1.0, settings.lease_seconds) * 1000)}",
         },
     )
 

@@ -7,7 +7,7 @@ them. Collecting has a lock and a thread of its own, because listing a large sto
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from obstore.exceptions import BaseError as StorageError
 from sqlalchemy import Engine
@@ -17,7 +17,7 @@ from app.core.logging import get_logger
 from app.core.settings import Settings
 from app.db.session import SessionFactory, build_engine, build_session_factory, transaction
 from app.jobs import checkpoints, dispatch, lifecycle
-from app.jobs.exclusive import COLLECT, RECONCILE, try_exclusive
+from app.jobs.exclusive import COLLECT, RECONCILE, Turn
 from app.queue import JobQueue
 from app.storage import BlobStore
 from app.storage.collection import adopt_orphans, collect, remove_expired_files
@@ -49,11 +49,18 @@ class Reconciler:
     store: BlobStore
     reap_after: float = 0.0
     list_after: float = 0.0
+    _reconciling: Turn = field(init=False)
+    _collecting: Turn = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nobody waits longer than a lease for a holder that may be frozen."""
+        self._reconciling = Turn(self.engine, RECONCILE, self.settings.lease_seconds)
+        self._collecting = Turn(self.engine, COLLECT, self.settings.lease_seconds)
 
     def reconcile(self) -> None:
         """Do one round, or nothing when another process is at it or the database is away."""
         try:
-            with try_exclusive(self.engine, RECONCILE) as mine:
+            with self._reconciling.take() as mine:
                 if mine:
                     self._reap()
                     self._repeat_hints()
@@ -66,7 +73,7 @@ class Reconciler:
         """Delete expired files and unreferenced blobs, or nothing when another process is at it."""
         grace = self.settings.blob_grace_seconds
         try:
-            with try_exclusive(self.engine, COLLECT) as mine:
+            with self._collecting.take() as mine:
                 if not mine:
                     return
                 if time.monotonic() >= self.list_after:

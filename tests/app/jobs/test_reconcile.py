@@ -14,7 +14,7 @@ from app.core.settings import Settings
 from app.db.models import Blob, FineTuningJob
 from app.db.session import SessionFactory, build_engine, build_session_factory, transaction
 from app.jobs import lifecycle
-from app.jobs.exclusive import COLLECT, RECONCILE, try_exclusive
+from app.jobs.exclusive import COLLECT, RECONCILE, Turn
 from app.jobs.leases import Lease
 from app.jobs.reconcile import Reconciler, start_reconcile_loop
 from app.queue import QUEUE_NAME, JobQueue
@@ -101,10 +101,10 @@ def test_nobody_is_reaped_for_one_lease_after_the_database_was_away(
 
 
 def test_one_process_at_a_time(reconciler: Reconciler, job_id: str) -> None:
-    with try_exclusive(reconciler.engine, RECONCILE) as mine:
+    with Turn(reconciler.engine, RECONCILE, 60).take() as mine:
         assert mine
         reconciler.reconcile()
-        with try_exclusive(reconciler.engine, COLLECT) as other:
+        with Turn(reconciler.engine, COLLECT, 60).take() as other:
             assert other
     assert read_job(reconciler.factory, job_id).dispatched_at is None
     reconciler.reconcile()
@@ -139,3 +139,43 @@ def test_loop_survives_a_database_that_drops_its_connections(
         wait_until(lambda: read_job(reconciler.factory, later).dispatch_count == 1)
     finally:
         stop()
+
+
+def test_frozen_holder_of_the_lock_keeps_nobody_from_reaping_for_longer_than_a_lease(
+    reconciler: Reconciler, quick: Settings, job_id: str
+) -> None:
+    claim(reconciler.factory)
+    patient = Reconciler(
+        quick.model_copy(update={"lease_seconds": 0.3}),
+        reconciler.engine,
+        reconciler.factory,
+        reconciler.queue,
+        reconciler.store,
+    )
+    with Turn(reconciler.engine, RECONCILE, 60).take():
+        patient.reconcile()
+        assert read_job(reconciler.factory, job_id).status == "running"
+
+        def reaped() -> bool:
+            patient.reconcile()
+            return read_job(reconciler.factory, job_id).status == "queued"
+
+        wait_until(reaped, seconds=10, what="the lock is passed over")
+
+
+def test_frozen_transaction_loses_its_row_locks_within_a_lease(
+    reconciler: Reconciler, quick: Settings, job_id: str
+) -> None:
+    claim(reconciler.factory)
+    engine = build_engine(quick.model_copy(update={"lease_seconds": 1.0}))
+    with engine.connect() as frozen:
+        frozen.execute(select(FineTuningJob.id).where(FineTuningJob.id == job_id).with_for_update())
+
+        def reaped() -> bool:
+            reconciler.reconcile()
+            return read_job(reconciler.factory, job_id).status == "queued"
+
+        assert not reaped()
+        wait_until(reaped, seconds=10, what="the row is free again")
+        frozen.invalidate()
+    engine.dispose()
