@@ -9,9 +9,13 @@ from worker.training.events import EvaluationEvent, Event, MessageEvent, Metrics
 
 _PHASES = {
     "preparing": "Reading the training data and loading the base model.",
+    "rollout": "Sampling responses from the base model.",
+    "grading": "Grading the responses.",
+    "judging": "Writing judgments on the wrong responses.",
     "scoring": "Scoring the training data with the base model.",
     "training": "Training started.",
     "evaluating": "Evaluating on the validation data.",
+    "explaining": "Recording the saliency of the pinned examples.",
     "saving": "Saving the adapter.",
 }
 

@@ -6,6 +6,7 @@
     ├── BaseModelError             exit 11  ``invalid_base_model``
     ├── DeviceOutOfMemoryError     exit 12  ``out_of_memory``
     ├── NonFiniteLossError         exit 10  ``non_finite_loss``
+    ├── StageError                 exit 10  ``rollout_failed``, ``grading_failed``, ``judging_failed``
     └── CheckpointError            exit 1   ``invalid_checkpoint``
 
 Two more exits are no errors and not in this tree:
@@ -110,6 +111,17 @@ class NonFiniteLossError(TrainingError):
 
     code = "non_finite_loss"
     exit_code = ExitCode.DATA
+
+
+class StageError(TrainingError):
+    """A building stage left nothing to train on, or could not be done; ``code`` names the stage."""
+
+    exit_code = ExitCode.DATA
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message, param)
+        self.args = (code, message, param)
+        self.code = code  # type: ignore[misc]  # the one error whose code depends on where it happened
 
 
 class CheckpointError(TrainingError):

@@ -2,7 +2,8 @@ r"""What a trainer process tells its parent: one JSON object a line on one pipe,
 
 The parent passes the pipe's number in ``NLFT_EVENTS_FD`` (absent: standard output) and the read end of a control pipe
 in ``NLFT_CONTROL_FD``. On the control pipe the parent writes ``stop\n`` (checkpoint, exit 13) or ``cancel\n``
-(exit 14); its end of file means that the parent is gone, and the child kills its own process group.
+(exit 14); its end of file means that the parent is gone, and the child kills its own process group. Any other line on
+it is a ``CompletionAnswer`` to an earlier ``CompletionRequest``: the parent is the child's only way to a network.
 """
 
 from typing import Any, Literal
@@ -14,7 +15,10 @@ CONTROL_FD = "NLFT_CONTROL_FD"
 STOP = b"stop\n"
 CANCEL = b"cancel\n"
 
-Phase = Literal["preparing", "scoring", "training", "evaluating", "saving"]
+Phase = Literal[
+    "preparing", "rollout", "grading", "judging", "scoring", "training", "evaluating", "explaining", "saving"
+]
+Stage = Literal["rollout", "grading", "judging"]
 
 
 class PhaseEvent(msgspec.Struct, tag="phase", tag_field="type", frozen=True):
@@ -73,6 +77,50 @@ class EvaluationEvent(msgspec.Struct, tag="evaluation", tag_field="type", frozen
     seconds: float
 
 
+class StageEvent(msgspec.Struct, tag="stage", tag_field="type", frozen=True):
+    """Part ``part`` of a building stage is done and lies in ``path``, relative to the workspace.
+
+    The same ``key`` always means the same content, so whoever keeps the file can put it back before a later run, of
+    this job or another, and the stage is not run again. ``summary`` has the counts that its owner should see.
+    """
+
+    stage: Stage
+    key: str
+    part: int
+    path: str
+    summary: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class SaliencyEvent(msgspec.Struct, tag="saliency", tag_field="type", frozen=True):
+    """The pinned examples as the model sees them at ``step``: saliency records, one a line, in ``path``."""
+
+    step: int
+    path: str
+    examples: int
+
+
+class CompletionRequest(msgspec.Struct, tag="completion", tag_field="type", frozen=True):
+    """A question to a model behind a configured endpoint; answered on the control pipe under the same ``id``."""
+
+    id: int
+    model: str
+    messages: list[dict[str, str]]
+    sampling: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class CompletionAnswer(msgspec.Struct, frozen=True):
+    """What came back: ``text``, or ``error`` with a machine ``code``.
+
+    Codes: ``timeout``, ``refused`` (the endpoint said no), ``unreachable``, ``malformed``, ``budget_exhausted``,
+    ``unknown_endpoint``.
+    """
+
+    id: int
+    text: str | None = None
+    code: str | None = None
+    error: str | None = None
+
+
 class ResultEvent(msgspec.Struct, tag="result", tag_field="type", frozen=True):
     """Training is done; the artifacts lie in ``outputs/``."""
 
@@ -97,6 +145,9 @@ Event = (
     | MetricsEvent
     | CheckpointEvent
     | EvaluationEvent
+    | StageEvent
+    | SaliencyEvent
+    | CompletionRequest
     | ResultEvent
     | ErrorEvent
 )

@@ -24,9 +24,13 @@ class JobPhase(StrEnum):
     """What a running attempt is doing."""
 
     PREPARING = "preparing"
+    ROLLOUT = "rollout"
+    GRADING = "grading"
+    JUDGING = "judging"
     SCORING = "scoring"
     TRAINING = "training"
     EVALUATING = "evaluating"
+    EXPLAINING = "explaining"
     SAVING = "saving"
     PUBLISHING = "publishing"
 
