@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.training.builders import scores
 from worker.training.methods.nlft import NLFTHyperparameters
 from worker.training.methods.saliency import Evidence, Saliency, weigh_tokens
+from worker.training.types import TokenScores
 
 PUBLISHED: dict[str, Any] = {"over_cap": "salient_only"}
 
@@ -158,3 +159,30 @@ def test_right_and_wrong_examples_do_not_touch_each_other() -> None:
 def test_extreme_probabilities_give_finite_weights(j: list[float] | None) -> None:
     found = weigh(b=[1e-40, 1.0], r=[1e-40, 1.0], j=j, over_cap="none", reference_threshold=1.0)
     assert torch.isfinite(found.weights).all()
+
+
+def test_contrast_with_the_reference_alone_finds_a_confident_error() -> None:
+    evidence: dict[str, Any] = {"b": [0.9, 0.5], "r": [0.01, 0.25], "j": [0.9, 0.3], "max_salient_fraction": 1.0}
+    assert not weigh(**evidence).salient.any()
+    found = weigh(**evidence, contrast="reference")
+    close(found.weights, [2 * sigmoid(1.0 - 1.5), 0.5])
+    assert found.lowered.tolist() == [True, False]
+
+
+def test_tokens_behind_the_first_error_can_be_masked() -> None:
+    evidence: dict[str, Any] = {"b": [0.5, 0.2, 0.9], "r": [0.25, 0.1, 0.81], "j": [0.3, 0.6, 0.9]}
+    kept = weigh(**evidence, max_salient_fraction=1.0)
+    close(kept.weights, [0.5, 2 * sigmoid(1.5), 0.9])
+    close(weigh(**evidence, max_salient_fraction=1.0, after_error="mask").weights, [0.5, 2 * sigmoid(1.5), 0.0])
+
+
+def test_masking_behind_an_error_stays_in_its_own_response() -> None:
+    b, r, j = (torch.tensor(p).log() for p in ([0.2, 0.9, 0.9, 0.9], [0.1, 0.81, 0.81, 0.81], [0.6, 0.9, 0.9, 0.9]))
+    tokens = TokenScores(b, torch.tensor([0, 0, 2, 2]), torch.tensor([2, 0, 2]))
+    evidence = Evidence(tokens, torch.tensor([False] * 3), b, r, j)
+    settings = NLFTHyperparameters.model_validate({"after_error": "mask", "over_cap": "none"})
+    assert weigh_tokens(evidence, settings).weights[1:].tolist() == pytest.approx([0.0, 0.9, 0.9])
+
+
+def test_refused_exponent_sharpens_the_mask() -> None:
+    close(weigh(b=[0.5], r=[0.25], j=[0.0], refused_exponent=2.0).weights, [0.0625])

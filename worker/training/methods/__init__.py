@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from worker.training.methods.base import Method
+from worker.training.methods.dynamic import Dynamic
 from worker.training.methods.nlft import NLFT
 from worker.training.methods.supervised import Supervised
 
@@ -28,4 +29,4 @@ def build_registry(*methods: Method) -> Mapping[str, Method]:
     return MappingProxyType(by_name)
 
 
-METHODS: Mapping[str, Method] = build_registry(Supervised(), NLFT())
+METHODS: Mapping[str, Method] = build_registry(Supervised(), Dynamic(), NLFT())

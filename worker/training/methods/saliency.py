@@ -43,6 +43,11 @@ class SaliencyHyperparameters(Hyperparameters):
     judgment_probability_floor: float = Field(
         0.01, ge=0, lt=1, description="Least probability given the judgment of a salient token of a wrong response."
     )
+    contrast: Literal["base_and_reference", "reference"] = Field(
+        "base_and_reference",
+        description="What the judgment must make a salient token of a wrong response likelier than: the plain prompt "
+        "and the reference (published), or the reference alone, which also finds errors that the model is sure of.",
+    )
     scale_center: float = Field(1.5, description="Ratio j / b at which a salient token of a wrong response weighs 1.")
     max_salient_fraction: float = Field(
         0.06,
@@ -56,6 +61,14 @@ class SaliencyHyperparameters(Hyperparameters):
     over_cap: Literal["salient_only", "mask_salient", "none"] = Field(
         "mask_salient",
         description="Wrong response with too many salient tokens: train those alone (published), mask them, neither.",
+    )
+    after_error: Literal["keep", "mask"] = Field(
+        "keep",
+        description="Whether tokens of a wrong response behind its first salient one keep their weights (published) "
+        "or get 0.",
+    )
+    refused_exponent: float = Field(
+        0.5, ge=0, description="Exponent of r for the tokens of a wrong response that are not salient; published: 0.5."
     )
     salient_exponent: float = Field(5.0, ge=0, description="Steepness of a salient token's weight in a right response.")
     neighbour_exponent: float = Field(0.3, ge=0, description="Exponent of r / tau beside a salient token.")
@@ -119,7 +132,8 @@ def _is_salient_in_wrong(evidence: Evidence, ratio_to_base: Tensor, settings: Sa
     log_judgment = evidence.log_judgment.double()
     ratio_to_reference = (log_judgment - evidence.log_reference.double()).exp()
     probable = log_judgment > math.log(max(settings.judgment_probability_floor, 1e-300)) + _ABOVE
-    return (ratio_to_base > least_ratio) & (ratio_to_reference > least_ratio) & probable
+    refused = (ratio_to_reference > least_ratio) & probable
+    return refused & (ratio_to_base > least_ratio) if settings.contrast == "base_and_reference" else refused
 
 
 def _weigh_right(evidence: Evidence, salient: Tensor, neighbour: Tensor, settings: SaliencyHyperparameters) -> Tensor:
@@ -135,15 +149,26 @@ def _weigh_right(evidence: Evidence, salient: Tensor, neighbour: Tensor, setting
 def _weigh_wrong(
     evidence: Evidence, ratio_to_base: Tensor, salient: Tensor, neighbour: Tensor, settings: SaliencyHyperparameters
 ) -> Tensor:
-    """Return 2 sigmoid(j / b - theta) for the salient, 0 beside them, sqrt(r) elsewhere, and apply the cap [N]."""
+    """Return 2 sigmoid(j / b - theta) for the salient, 0 beside them, r^e elsewhere, and apply the cap [N]."""
     raised = 2 * (ratio_to_base - settings.scale_center).sigmoid()
-    others = (evidence.log_reference.double() / 2).exp() * ~neighbour
+    others = (evidence.log_reference.double() * settings.refused_exponent).exp() * ~neighbour
+    if settings.after_error == "mask":
+        others = others * ~_follows_salient(evidence.tokens, salient)
     over = _is_over_cap(evidence.tokens, salient, settings)
     if settings.over_cap == "salient_only":
         others = others * ~over
     if settings.over_cap == "mask_salient":
         raised = raised * ~over
     return raised.where(salient, others)
+
+
+def _follows_salient(tokens: TokenScores, salient: Tensor) -> Tensor:
+    """Return which tokens stand behind a salient one in their example, bool [N]."""
+    if not salient.numel():
+        return salient
+    before = salient.long().cumsum(0) - salient.long()
+    starts = (tokens.lengths.cumsum(0) - tokens.lengths).clamp(max=salient.numel() - 1)
+    return before > before[starts][tokens.example]
 
 
 def _is_over_cap(tokens: TokenScores, salient: Tensor, settings: SaliencyHyperparameters) -> Tensor:
