@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.fixtures.storage",
     "tests.fixtures.fine_tuning",
     "tests.fixtures.tiny_models",
+    "tests.fixtures.endpoints",
 ]

@@ -14,12 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from worker.training.events import CONTROL_FD, EVENTS_FD
+from worker.training.events import CONTROL_FD, EVENTS_FD, LINE_BYTES
 
 LOG_FILE = "child.log"
 LOG_BYTES = 4 << 20
 LOG_TAIL_BYTES = 16 << 10
-LINE_BYTES = 1 << 20
 KILL_SECONDS = 10.0
 _CHUNK_BYTES = 64 << 10
 _LAUNCHER = Path(__file__).with_name("launch.py")

@@ -19,3 +19,16 @@ class Completions(Protocol):
             on_done: Called with answers there and requests in all; may raise to give up waiting.
         """
         ...
+
+
+class NoCompletions:
+    """Answers every question with an error: for runs without a parent that has endpoints."""
+
+    def complete(
+        self, requests: Sequence[CompletionRequest], on_done: Callable[[int, int], None]
+    ) -> list[CompletionAnswer]:
+        """Return ``unreachable`` for every request."""
+        if requests:
+            on_done(len(requests), len(requests))
+        reason = "this run has no connection to endpoints"
+        return [CompletionAnswer(request.id, code="unreachable", error=reason) for request in requests]

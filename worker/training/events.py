@@ -14,6 +14,8 @@ EVENTS_FD = "NLFT_EVENTS_FD"
 CONTROL_FD = "NLFT_CONTROL_FD"
 STOP = b"stop\n"
 CANCEL = b"cancel\n"
+LINE_BYTES = 1 << 20
+"""Longest line either side takes; a longer one is dropped."""
 
 Phase = Literal[
     "preparing", "rollout", "grading", "judging", "scoring", "training", "evaluating", "explaining", "saving"
