@@ -19,6 +19,7 @@ ALLOWED_OUTPUTS = frozenset(
         "README.md",
         "added_tokens.json",
         "chat_template.jinja",
+        "dataset.jsonl",
         "manifest.json",
         "merges.txt",
         "saliency.jsonl",

@@ -1,6 +1,6 @@
 """Garbage collection: blobs that nothing refers to, files that have expired, leftovers of killed uploads.
 
-A blob goes when no file and no artifact names it and nobody stored it for the grace period. The decision is taken
+A blob goes when no file, artifact or stage names it and nobody stored it for the grace period. The decision is taken
 again under the row's lock, which ``app.storage.blobs.record`` takes too, and the bytes go before the lock does: a
 publisher either comes first and is seen, or comes after and finds row and bytes gone together.
 """
@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.db.models import Artifact, Blob, File, FileHold
+from app.db.models import Artifact, Blob, File, FileHold, StagePart
 from app.db.session import SessionFactory, transaction
 from app.storage.store import BlobStore
 
@@ -74,4 +74,5 @@ def _is_garbage(grace: float) -> ColumnElement[bool]:
         Blob.last_seen_at < func.now() - timedelta(seconds=grace),
         ~exists().where(File.sha256 == Blob.sha256),
         ~exists().where(Artifact.sha256 == Blob.sha256),
+        ~exists().where(StagePart.sha256 == Blob.sha256),
     )

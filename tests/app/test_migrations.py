@@ -40,9 +40,9 @@ def test_upgrade_then_downgrade_leaves_nothing_but_the_version_table(empty_engin
 
 
 def test_each_revision_goes_up_and_down_by_itself(empty_engine: Engine) -> None:
-    for revision in ("0001", "0002", "0003"):
+    for revision in ("0001", "0002", "0003", "0004", "0005", "0006"):
         upgrade(empty_engine, revision)
-    for revision in ("0002", "0001", "base"):
+    for revision in ("0005", "0004", "0003", "0002", "0001", "base"):
         downgrade(empty_engine, revision)
 
 
@@ -98,6 +98,7 @@ def _insert_job(engine: Engine, status: str) -> None:
         "fine_tuned_model = 'ft:other'",
         "result_files = '{file-x}'",
         "trained_tokens = 1",
+        "built_file_id = 'file-x'",
         "error_message = 'another'",
         "finished_at = now() + interval '1 hour'",
         "attempt = 7",

@@ -6,12 +6,14 @@ from app.db.models.artifact import Artifact
 from app.db.models.base_model import BaseModel
 from app.db.models.blob import Blob
 from app.db.models.checkpoint import Checkpoint
+from app.db.models.completion_answer import CompletionAnswer, CompletionSpending
 from app.db.models.file import File, FileHold
 from app.db.models.fine_tuning_job import FineTuningJob, JobPhase, JobStatus
 from app.db.models.idempotency_key import IdempotencyKey
 from app.db.models.job_attempt import JobAttempt
 from app.db.models.job_event import JobEvent
 from app.db.models.project import Project
+from app.db.models.stage_part import StagePart
 
 __all__ = [
     "Adapter",
@@ -20,6 +22,8 @@ __all__ = [
     "BaseModel",
     "Blob",
     "Checkpoint",
+    "CompletionAnswer",
+    "CompletionSpending",
     "File",
     "FileHold",
     "FineTuningJob",
@@ -29,4 +33,5 @@ __all__ = [
     "JobPhase",
     "JobStatus",
     "Project",
+    "StagePart",
 ]

@@ -98,6 +98,7 @@ class FineTuningJob(Base):
 
     fine_tuned_model: Mapped[str | None] = mapped_column(unique=True)
     result_files: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
+    built_file_id: Mapped[str | None]
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
