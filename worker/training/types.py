@@ -95,3 +95,23 @@ class LossOutput:
     losses: Tensor
     token_weights: Tensor | None = None
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a method makes of every scored token of its main pass, all [N] and without gradient.
+
+    Attributes:
+        weights: float32, what multiplies the token's term in the loss.
+        salient: bool, the guidance singles the token out.
+        neighbour: bool, it stands beside a salient one.
+        lowered: bool, training lowers its probability.
+        contexts: Log-probabilities beside those of the main pass, float32, NaN where an example lacks them; by the
+            names of a saliency record: ``reference``, ``judgment``, ``frozen_base``.
+    """
+
+    weights: Tensor
+    salient: Tensor
+    neighbour: Tensor
+    lowered: Tensor
+    contexts: Mapping[str, Tensor]

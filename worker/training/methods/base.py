@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from worker.training.data.examples import Example, Message
     from worker.training.types import (
+        Explanation,
         LossOutput,
         RenderedExample,
         ScoredBatch,
@@ -104,11 +105,17 @@ class Renderer(Protocol):
         """Return a whole chat, with every assistant turn of weight other than 0 scored (its end token included)."""
         ...
 
-    def exchange(self, messages: Sequence[Message], response: str) -> TokenSequence:
+    def exchange(
+        self, messages: Sequence[Message], response: str, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> TokenSequence:
         """Return the chat prompt of ``messages`` followed by ``response`` and the end of turn, the response scored.
 
         The response's ids depend on ``response`` alone, so they are the same behind every prompt.
         """
+        ...
+
+    def response_text(self, example: NLFTExample) -> str:
+        """Return the response of a row as the model would write it, tool calls of a final turn included."""
         ...
 
     def completion(self, prompt: str, completion: str) -> TokenSequence:
@@ -171,6 +178,10 @@ class Method(Protocol):
         """Return one loss per example; every pass that was declared ``with_grad`` carries gradient."""
         ...
 
+    def explain(self, batch: ScoredBatch, hyperparameters: Any) -> Explanation | None:
+        """Return what the loss makes of every token of the main pass; None: no more than its token weights say."""
+        ...
+
 
 def find_problems(method: Method, example: Example, line: int) -> tuple[RowProblem, ...]:
     """Return what keeps the row on 1-based ``line`` from being trained with ``method``."""
@@ -178,7 +189,7 @@ def find_problems(method: Method, example: Example, line: int) -> tuple[RowProbl
         return (RowProblem(line, "", "wrong_format", f"method {method.name} cannot train rows of this format"),)
     if not isinstance(example, NLFTExample):
         return ()
-    texts = {"response": example.response, "reference": example.reference}
+    texts = {"response": example.answer, "reference": example.reference}
     return tuple(
         RowProblem(line, field, f"missing_{field}", f"method {method.name} needs a {field} in every row")
         for field in method.required_fields

@@ -12,7 +12,7 @@ from worker.training.methods.prompts import PROMPT_SETS, guide
 from worker.training.methods.ragged import align, clamp_logprobs, log_complement, mean_by_example
 from worker.training.methods.saliency import Evidence, Saliency, SaliencyHyperparameters, weigh_tokens
 from worker.training.spec import LoraSettings
-from worker.training.types import LossOutput, RenderedExample, ScoringPass
+from worker.training.types import Explanation, LossOutput, RenderedExample, ScoringPass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,10 +88,13 @@ class GuidanceProbe:
 
     def render(self, example: Example, renderer: Renderer, hyperparameters: NLFTHyperparameters) -> RenderedExample:
         """Return the reference as the answer to the plain and to the guided prompt."""
-        row, _, reference = _require(example)
-        guided = guide(row.messages, PROMPT_SETS[hyperparameters.prompts].reference, reference)
+        row, reference = _require(example)
+        guided = guide(row.prompt, PROMPT_SETS[hyperparameters.prompts].reference, reference)
         return RenderedExample(
-            {"plain": renderer.exchange(row.messages, reference), "guided": renderer.exchange(guided, reference)}
+            {
+                "plain": renderer.exchange(row.prompt, reference, row.tools),
+                "guided": renderer.exchange(guided, reference, row.tools),
+            }
         )
 
     def diagnose(self, batch: ScoredBatch, hyperparameters: NLFTHyperparameters) -> Finding:  # noqa: ARG002
@@ -160,15 +163,16 @@ class NLFT:
         Raises:
             ValueError: The row has no response or no reference.
         """
-        row, response, reference = _require(example)
+        row, reference = _require(example)
+        response = renderer.response_text(row)
         prompts = PROMPT_SETS[hyperparameters.prompts]
         right = row.judgment is None if row.correct is None else row.correct
-        base = renderer.exchange(row.messages, response)
-        guided = guide(row.messages, prompts.reference, reference)
-        sequences = {"base": base, "reference": renderer.exchange(guided, response)}
+        base = renderer.exchange(row.prompt, response, row.tools)
+        guided = guide(row.prompt, prompts.reference, reference)
+        sequences = {"base": base, "reference": renderer.exchange(guided, response, row.tools)}
         if row.judgment and not right:
-            judged = guide(row.messages, prompts.judgment, row.judgment)
-            sequences |= {"judgment": renderer.exchange(judged, response), "judged_base": base}
+            judged = guide(row.prompt, prompts.judgment, row.judgment)
+            sequences |= {"judgment": renderer.exchange(judged, response, row.tools), "judged_base": base}
         return RenderedExample(sequences, {"right": float(right)})
 
     def loss(self, batch: ScoredBatch, hyperparameters: NLFTHyperparameters) -> LossOutput:
@@ -207,9 +211,22 @@ class NLFT:
         )
         return weigh_tokens(evidence, hyperparameters)
 
+    def explain(self, batch: ScoredBatch, hyperparameters: NLFTHyperparameters) -> Explanation:
+        """Return the saliency of every token of the base pass with the probabilities that it follows from."""
+        saliency = self.saliency(batch, hyperparameters)
+        compared = {"reference": "reference", "judgment": "judgment", "frozen_base": "judged_base"}
+        contexts = {
+            name: align(batch.passes[source], batch.passes["base"], absent=float("nan")).detach()
+            for name, source in compared.items()
+            if source in batch.passes
+        }
+        return Explanation(
+            saliency.weights, saliency.salient, saliency.neighbour, lowered=saliency.lowered, contexts=contexts
+        )
 
-def _require(example: Example) -> tuple[NLFTExample, str, str]:
-    if not isinstance(example, NLFTExample) or not example.response or not example.reference:
+
+def _require(example: Example) -> tuple[NLFTExample, str]:
+    if not isinstance(example, NLFTExample) or not example.answer or not example.reference:
         msg = "an NLFT row needs a response and a reference"
         raise ValueError(msg)
-    return example, example.response, example.reference
+    return example, example.reference

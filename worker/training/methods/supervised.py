@@ -57,13 +57,13 @@ class Supervised:
         scores = batch.passes["completion"]
         return LossOutput(-mean_by_example(clamp_logprobs(scores.logprobs), scores))
 
+    def explain(self, batch: ScoredBatch, hyperparameters: SupervisedHyperparameters) -> None:
+        """Return None: every token weighs 1 and is raised."""
+
 
 def _render(example: Example, renderer: Renderer) -> TokenSequence:
     if isinstance(example, ChatExample):
         return renderer.conversation(example.messages, example.tools)
     if isinstance(example, CompletionExample):
         return renderer.completion(example.prompt, example.completion)
-    if example.response is None:
-        msg = "a row without a response cannot be rendered"
-        raise ValueError(msg)
-    return renderer.exchange(example.messages, example.response)
+    return renderer.exchange(example.prompt, renderer.response_text(example), example.tools)
