@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.fixtures.tiny_models import FAMILIES, VOCABULARY, TinyModel, reference_to
-from worker.training.generation import Decoding, Generated, generate
+from worker.training.generation import Decoding, Generated, _nucleus, generate
 from worker.training.model.base_model import LoadedModel, load_base_model
 from worker.training.spec import RuntimeSettings
 
@@ -93,3 +93,47 @@ def test_prompt_and_answer_stay_within_the_context(tiny_model: TinyModel) -> Non
     limited = Decoding(8, batch_size=1, context_length=512)
     answers = generate(model, prompts, frozenset(), limited)
     assert [len(answer.ids) for answer in answers] == [0, 2, 8]
+
+
+def test_samples_of_a_prompt_stand_together_and_share_its_prompt(tiny_model: TinyModel) -> None:
+    loaded, prompts = load(tiny_model()), some_prompts(5)
+    answers = generate(loaded.model, prompts, STOP_IDS, Decoding(16, batch_size=6, samples=3))
+    assert answers == [answer for answer in one_by_one(loaded, prompts, 16) for _ in range(3)]
+    drawn = generate(loaded.model, prompts, STOP_IDS, Decoding(16, batch_size=6, samples=3, temperature=1.0))
+    assert any(drawn[start] != drawn[start + 1] for start in range(0, 15, 3))
+
+
+def test_progress_counts_samples(tiny_model: TinyModel) -> None:
+    seen: list[tuple[int, int]] = []
+    decoding = Decoding(4, batch_size=4, samples=2)
+    generate(
+        load(tiny_model()).model,
+        some_prompts(3),
+        frozenset(range(VOCABULARY)),
+        decoding,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(4, 6), (6, 6)]
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "gpt2"])
+def test_samples_work_with_windowed_caches(tiny_model: TinyModel, family: str) -> None:
+    loaded, prompts = load(tiny_model(family)), some_prompts(4)
+    answers = generate(loaded.model, prompts, STOP_IDS, Decoding(24, batch_size=8, samples=2))
+    assert answers == [answer for answer in one_by_one(loaded, prompts, 24) for _ in range(2)]
+
+
+@pytest.mark.parametrize("width", [4, 3000])
+def test_a_nucleus_holds_the_fewest_likeliest_tokens(width: int) -> None:
+    probabilities = torch.rand(5, width, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    kept = _nucleus(probabilities, 0.6)
+    for row, left in zip(probabilities, kept, strict=True):
+        ordered = row.sort(descending=True).values
+        count = int((ordered.cumsum(0) < 0.6).sum()) + 1
+        assert sorted(left[left > 0].tolist(), reverse=True) == ordered[:count].tolist()
+
+
+def test_a_tiny_nucleus_takes_the_likeliest_token(tiny_model: TinyModel) -> None:
+    loaded, prompts = load(tiny_model()), some_prompts(4)
+    narrow = generate(loaded.model, prompts, STOP_IDS, Decoding(12, temperature=1.0, top_p=1e-6))
+    assert narrow == generate(loaded.model, prompts, STOP_IDS, Decoding(12))

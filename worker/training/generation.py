@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 _KEEP_FULL_SHARE = 0.75
+_WIDEST_NUCLEUS = 1024  # sorting the whole vocabulary costs more than a small model's forward pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,9 @@ class Decoding:
         max_new_tokens: Longest answer in tokens.
         batch_size: Answers generated at a time.
         temperature: 0 takes the likeliest token; else logits are divided by it and a token is drawn.
+        top_p: Draw from the fewest likeliest tokens that hold this much probability (nucleus sampling,
+            https://arxiv.org/abs/1904.09751); 1 draws from all.
+        samples: Answers to each prompt; its keys and values are computed once for all of them.
         seed: Of the draws. The same seed, prompts and batch size give the same answers.
         context_length: Longest prompt and answer together in tokens; 0 is no limit. A prompt that fills it gets an
             empty answer.
@@ -28,6 +32,8 @@ class Decoding:
     max_new_tokens: int
     batch_size: int = 32
     temperature: float = 0.0
+    top_p: float = 1.0
+    samples: int = 1
     seed: int = 0
     context_length: int = 0
 
@@ -51,7 +57,7 @@ def generate(
     *,
     on_progress: Progress | None = None,
 ) -> list[Generated]:
-    """Return one answer for each prompt, in their order.
+    """Return the answers to each prompt, ``samples`` of them, in the order of the prompts.
 
     Prompts of similar length share a batch. Weights are used as they are: an active adapter takes part.
 
@@ -64,15 +70,17 @@ def generate(
     """
     sampler = torch.Generator(device=model.device).manual_seed(decoding.seed)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
-    answers: dict[int, Generated] = {}
-    for start in range(0, len(order), decoding.batch_size):
-        chosen = order[start : start + decoding.batch_size]
+    answers: dict[int, list[Generated]] = {}
+    together = max(1, decoding.batch_size // decoding.samples)
+    for start in range(0, len(order), together):
+        chosen = order[start : start + together]
         batch = _Batch(model, [prompts[index] for index in chosen], stop_ids, decoding, sampler)
         for _ in batch.steps():
             if on_progress:
-                on_progress(len(answers) + batch.done, len(prompts))
-        answers.update(zip(chosen, batch.answers(), strict=True))
-    return [answers[index] for index in range(len(prompts))]
+                done = len(answers) * decoding.samples + batch.done
+                on_progress(done, len(prompts) * decoding.samples)
+        answers.update(zip(chosen, _in_groups(batch.answers(), decoding.samples), strict=True))
+    return [answer for index in range(len(prompts)) for answer in answers[index]]
 
 
 class _Batch:
@@ -90,9 +98,10 @@ class _Batch:
         self._stop_ids = stop_ids
         self._decoding = decoding
         self._sampler = sampler
-        self._ids: list[list[int]] = [[] for _ in prompts]
-        self._finished = [False] * len(prompts)
-        self._alive = list(range(len(prompts)))
+        count = len(prompts) * decoding.samples
+        self._ids: list[list[int]] = [[] for _ in range(count)]
+        self._finished = [False] * count
+        self._alive = list(range(count))
         self._tokens, self._mask = _left_padded(prompts, model.device)  # [B, T] each
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)  # [B, T]
 
@@ -114,8 +123,11 @@ class _Batch:
                     use_cache=True,
                     logits_to_keep=1,
                 )
+                logits = output.logits[:, -1]  # [B, V]
+                if cache is None and self._decoding.samples > 1:
+                    logits = self._repeat(logits, output.past_key_values)
                 cache = output.past_key_values
-                chosen = self._choose(output.logits[:, -1])  # [B]
+                chosen = self._choose(logits)  # [B]
             self._record(chosen.tolist())
             yield
             keep = [row for row, answer in enumerate(self._alive) if not self._finished[answer]]
@@ -139,7 +151,16 @@ class _Batch:
         if self._decoding.temperature == 0:
             return logits.argmax(-1)
         probabilities = (logits.float() / self._decoding.temperature).softmax(-1)
+        if self._decoding.top_p < 1:
+            probabilities = _nucleus(probabilities, self._decoding.top_p)
         return torch.multinomial(probabilities, 1, generator=self._sampler).squeeze(1)
+
+    def _repeat(self, logits: Tensor, cache: DynamicCache) -> Tensor:
+        """Let every prompt of the batch go on in as many rows as it has samples; return their logits."""
+        samples = self._decoding.samples
+        cache.batch_repeat_interleave(samples)
+        self._mask, self._positions = (t.repeat_interleave(samples, 0) for t in (self._mask, self._positions))
+        return logits.repeat_interleave(samples, 0)
 
     def _record(self, tokens: list[int]) -> None:
         for answer, token in zip(self._alive, tokens, strict=True):
@@ -160,6 +181,20 @@ class _Batch:
             tensor[index] for tensor in (self._tokens, self._mask, self._positions)
         )
         self._alive = [self._alive[row] for row in rows]
+
+
+def _in_groups(answers: Sequence[Generated], size: int) -> list[list[Generated]]:
+    return [list(answers[start : start + size]) for start in range(0, len(answers), size)]
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Return ``probabilities`` [B, V] with 0 outside the fewest likeliest tokens that hold ``top_p``, not rescaled."""
+    for width in (min(_WIDEST_NUCLEUS, probabilities.shape[1]), probabilities.shape[1]):
+        likeliest, places = probabilities.topk(width)  # [B, width], falling
+        before = likeliest.cumsum(1) - likeliest
+        if width == probabilities.shape[1] or bool((before[:, -1] >= top_p).all()):
+            break
+    return torch.zeros_like(probabilities).scatter_(1, places, likeliest.where(before < top_p, 0.0))
 
 
 def _left_padded(prompts: Sequence[NDArray[np.int32]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,17 @@ HOSTILE = [
     (nlft(messages=[{**USER, "weight": 1}]), "assistant_only_field", "messages[0]"),
     (nlft(messages=[{**USER, "weight": True}]), "unknown_value", "messages[0].weight"),
     (nlft(messages=[USER, ASSISTANT]), "prompt_ends_with_assistant", "messages[1].role"),
+    (
+        nlft(response=None, reference="r", messages=[USER, {**ASSISTANT, "weight": 0}]),
+        "untrained_response",
+        "messages[1].weight",
+    ),
+    (
+        nlft(response=None, reference="r", messages=[USER, {**ASSISTANT, "content": " "}]),
+        "empty_response",
+        "messages[1].content",
+    ),
+    (nlft(tools=["x"]), "wrong_type", "tools[0]"),
     (nlft(response=" \n"), "empty_response", "response"),
     (nlft(reference=""), "empty_reference", "reference"),
     (nlft(judgment="  "), "empty_judgment", "judgment"),

@@ -5,7 +5,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from tests.fixtures.tiny_models import Template, build_tokenizer
-from worker.training.data.examples import FunctionCall, Message, ToolCall
+from worker.training.data.examples import FunctionCall, Message, NLFTExample, ToolCall
 from worker.training.data.rendering import ModelRenderer, RenderingError
 from worker.training.errors import BaseModelError
 from worker.training.types import TokenSequence
@@ -192,3 +192,33 @@ def test_a_tokenizer_that_cannot_end_a_response_is_refused() -> None:
     tokenizer.eos_token = None
     with pytest.raises(BaseModelError, match="end-of-sequence"):
         ModelRenderer(tokenizer)
+
+
+CALL = Message("assistant", "", tool_calls=[ToolCall("1", FunctionCall("add", '{"x": 1}'))])
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {}}}
+
+
+def test_a_final_turn_is_the_response_as_the_template_writes_it() -> None:
+    renderer = ModelRenderer(tokenizer_with(TOOLS))
+    row = NLFTExample([*CHAT[:2], USER, CALL], reference="2", tools=[TOOL])
+    assert renderer.response_text(row) == "<call>add 1"
+    whole, scored = parts(renderer, renderer.exchange(row.prompt, renderer.response_text(row), row.tools))
+    assert whole.startswith("Tool: add\n")
+    assert scored == "<call>add 1<|im_end|>"
+    assert row.answer_text == '{"name": "add", "arguments": "{\\"x\\": 1}"}'
+
+
+@pytest.mark.parametrize("template", ["chatml", "no_system", "none"])
+def test_a_final_turn_of_text_is_that_text(template: Template) -> None:
+    renderer = ModelRenderer(build_tokenizer(template))
+    row = NLFTExample([SYSTEM, *CHAT], reference="24")
+    assert renderer.response_text(row) == "24"
+    as_field = NLFTExample([SYSTEM, *CHAT[:3]], response="24", reference="24")
+    assert (row.prompt, row.answer_text) == (as_field.prompt, as_field.answer_text)
+
+
+@pytest.mark.parametrize("row", [NLFTExample([USER], "2", tools=[TOOL]), NLFTExample([USER, CALL])])
+def test_a_template_that_drops_tools_is_refused_for_nlft_rows_too(row: NLFTExample) -> None:
+    renderer = ModelRenderer(build_tokenizer())
+    with pytest.raises(RenderingError, match="does not render tools"):
+        renderer.exchange(row.prompt, renderer.response_text(row), row.tools)

@@ -252,7 +252,11 @@ _MESSAGES = {"messages": _list_of(_MESSAGE)}
 _ROW_CHECKS: Mapping[RowFormat, _Check] = {
     "nlft": _object(
         _MESSAGES,
-        {**{key: _optional(_TEXT) for key in ("response", "reference", "judgment")}, "correct": _optional(_FLAG)},
+        {
+            **{key: _optional(_TEXT) for key in ("response", "reference", "judgment")},
+            "correct": _optional(_FLAG),
+            "tools": _optional(_list_of(_typed("an object", dict))),
+        },
     ),
     "chat": _object(
         _MESSAGES,

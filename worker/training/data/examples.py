@@ -2,11 +2,12 @@
 
 | format | keys |
 |---|---|
-| NLFT | ``messages``, ``response``, ``reference``, ``judgment``, ``correct`` |
+| NLFT | ``messages``, ``tools``, ``response``, ``reference``, ``judgment``, ``correct`` |
 | chat | ``messages`` with assistant turns, ``tools``, ``parallel_tool_calls`` |
 | completion | ``prompt``, ``completion`` |
 """
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -57,13 +58,43 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NLFTExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A prompt, a response to it, the standard answer and, for a wrong response, a judgment (`docs/nlft.md`)."""
+    """A prompt, a response to it, the standard answer and, for a wrong response, a judgment (`docs/nlft.md`).
+
+    The response is ``response``, or an assistant turn at the end of ``messages``, its tool calls included.
+    """
 
     messages: list[Message]
     response: str | None = None
     reference: str | None = None
     judgment: str | None = None
     correct: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+
+    @property
+    def prompt(self) -> list[Message]:
+        """The messages that the response answers."""
+        return self.messages[:-1] if self._ends_with_answer else self.messages
+
+    @property
+    def answer(self) -> str | Message | None:
+        """The response; a whole turn where ``messages`` end with it."""
+        return self.messages[-1] if self.response is None and self._ends_with_answer else self.response
+
+    @property
+    def answer_text(self) -> str | None:
+        """The response as a person reads it: its text, then its tool calls as JSON, one a line."""
+        answer = self.answer
+        if not isinstance(answer, Message):
+            return answer
+        calls = (
+            json.dumps({"name": call.function.name, "arguments": call.function.arguments}, ensure_ascii=False)
+            for call in answer.tool_calls or ()
+        )
+        return "\n".join(filter(None, (answer.text or answer.refusal, *calls)))
+
+    @property
+    def _ends_with_answer(self) -> bool:
+        return bool(self.messages) and self.messages[-1].role == "assistant"
 
 
 class ChatExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -289,7 +289,7 @@ def _has_plain_messages(line: bytes, messages: list[Message]) -> bool:
 def _nlft_labels(row: NLFTExample) -> Iterator[str]:
     if row.reference is None:
         yield "without_reference"
-    if row.response is None:
+    if row.answer is None:
         yield "without_response"
     elif row.correct is False or row.judgment is not None:
         yield "wrong"

@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from worker.training.data.examples import Message
+from worker.training.data.examples import Message, NLFTExample
 from worker.training.data.row_checks import is_trained
 from worker.training.errors import BaseModelError
 from worker.training.types import TokenSequence
@@ -60,21 +60,40 @@ class ModelRenderer:
         """The token that ends a response."""
         return self._end_id
 
-    def prompt(self, messages: Sequence[Message]) -> NDArray[np.int32]:
+    def prompt(self, messages: Sequence[Message], tools: Tools = None) -> NDArray[np.int32]:
         """Return the ids [T] of ``messages`` and the header of the answer: what generation starts from.
 
         Raises:
-            RenderingError: The template refuses the messages.
+            RenderingError: The template refuses the messages, or cannot express tools.
         """
-        return self._prefixed(self._encode(self._render(messages, None, for_answer=True)))
+        text = self._render(messages, tools, for_answer=True)
+        _require_tools(text, messages, tools)
+        return self._prefixed(self._encode(text))
 
-    def exchange(self, messages: Sequence[Message], response: str) -> TokenSequence:
+    def exchange(self, messages: Sequence[Message], response: str, tools: Tools = None) -> TokenSequence:
         """Return the prompt of ``messages``, then ``response`` and the end of turn, which are scored.
 
         Raises:
-            RenderingError: The template refuses the messages.
+            RenderingError: The template refuses the messages, or cannot express tools.
         """
-        return _joined([(self.prompt(messages), False), (self._ended(response), True)])
+        return _joined([(self.prompt(messages, tools), False), (self._ended(response), True)])
+
+    def response_text(self, example: NLFTExample) -> str:
+        """Return the response of a row as the model would write it; a final turn as the template writes it.
+
+        Raises:
+            RenderingError: The template refuses the messages, cannot express tools, or rewrites earlier turns.
+            ValueError: The row has no response.
+        """
+        answer = example.answer
+        if answer is None:
+            raise ValueError("a row without a response has no text to score")
+        if isinstance(answer, str):
+            return answer
+        whole = self._render(example.messages, example.tools, for_answer=False)
+        _require_tools(whole, example.messages, example.tools)
+        start, end = self._turn_span(whole, example.prompt, example.tools)
+        return whole[start:end]
 
     def completion(self, prompt: str, completion: str) -> TokenSequence:
         """Return raw ``prompt``, then ``completion`` and the end-of-sequence token, which are scored."""

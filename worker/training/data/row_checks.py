@@ -35,15 +35,11 @@ def is_trained(message: Message) -> bool:
 def _nlft_faults(row: NLFTExample) -> Iterator[Fault]:
     yield from _message_faults(row.messages)
     if row.messages and row.messages[-1].role == "assistant":
-        yield Fault(
-            f"messages[{len(row.messages) - 1}].role",
-            "prompt_ends_with_assistant",
-            "an NLFT prompt must not end with an assistant turn; move that text to `response`",
-        )
+        yield from _final_turn_faults(row, row.messages[-1], f"messages[{len(row.messages) - 1}]")
     for path, text in (("response", row.response), ("reference", row.reference), ("judgment", row.judgment)):
         if text is not None and _is_blank(text):
             yield Fault(path, f"empty_{path}", f"`{path}` holds no text; write some, use null or leave the field out")
-    if row.response is None:
+    if row.answer is None:
         yield from _faults_without_response(row)
     elif row.judgment is not None and row.correct is True:
         yield Fault(
@@ -51,6 +47,22 @@ def _nlft_faults(row: NLFTExample) -> Iterator[Fault]:
             "judgment_on_correct_response",
             "a response marked `correct: true` has no weakness to name; drop `judgment` or set `correct` to false",
         )
+
+
+def _final_turn_faults(row: NLFTExample, turn: Message, path: str) -> Iterator[Fault]:
+    """Yield what keeps an assistant turn at the end of the messages from being the response."""
+    if row.response is not None:
+        yield Fault(
+            f"{path}.role",
+            "prompt_ends_with_assistant",
+            "the messages end with an assistant turn, which is a response, beside `response`; keep one of the two",
+        )
+    elif row.reference is None and row.correct is None and row.judgment is None:
+        yield Fault("reference", "missing_reference", "this is a chat row; keep one format a file")
+    elif not is_trained(turn):
+        yield Fault(f"{path}.weight", "untrained_response", "the response has `weight` 0; drop the weight or the row")
+    elif not turn.tool_calls and _is_blank(turn.text or turn.refusal or ""):
+        yield Fault(f"{path}.content", "empty_response", "the response needs text or tool calls; write some")
 
 
 def _faults_without_response(row: NLFTExample) -> Iterator[Fault]:

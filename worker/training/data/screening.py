@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from worker.training.data.examples import ChatExample, CompletionExample, Example, NLFTExample
+from worker.training.data.examples import CompletionExample, Example, NLFTExample
 from worker.training.data.reader import Row
 from worker.training.data.rendering import RenderingError
 from worker.training.errors import DatasetError, RowProblem
@@ -80,13 +80,11 @@ def _texts(example: Example) -> Iterator[tuple[str, str]]:
         return
     for index, message in enumerate(example.messages):
         yield f"messages[{index}].content", message.text
+        for number, call in enumerate(message.tool_calls or ()):
+            yield f"messages[{index}].tool_calls[{number}].function.arguments", call.function.arguments
     if isinstance(example, NLFTExample):
         fields = {"response": example.response, "reference": example.reference, "judgment": example.judgment}
         yield from ((path, text) for path, text in fields.items() if text)
-    elif isinstance(example, ChatExample):
-        for index, message in enumerate(example.messages):
-            for number, call in enumerate(message.tool_calls or ()):
-                yield f"messages[{index}].tool_calls[{number}].function.arguments", call.function.arguments
 
 
 def _token_problems(line: int, rendered: RenderedExample, max_tokens: int) -> Iterator[RowProblem]:
