@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from worker.training.grading import find_number, is_correct
+from worker.training.graders import find_number, is_correct
 from worker.training.spec import FinalAnswerGrader
 
 GRADER = FinalAnswerGrader()

@@ -18,7 +18,7 @@ from examples.word_problems.judge import GRADER, judge
 from examples.word_problems.sample_responses import warm_up_problems
 from worker.training.data.examples import NLFTExample
 from worker.training.data.reader import RowReader
-from worker.training.grading import find_number, is_correct
+from worker.training.graders import find_number, is_correct
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "validation.jsonl"])

@@ -1,9 +1,12 @@
 """The port through which graders and judges ask models that live elsewhere. The library itself opens no connection."""
 
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from worker.training.events import CompletionAnswer, CompletionRequest
+
+_ids = itertools.count(1)
 
 
 class Completions(Protocol):
@@ -32,3 +35,14 @@ class NoCompletions:
             on_done(len(requests), len(requests))
         reason = "this run has no connection to endpoints"
         return [CompletionAnswer(request.id, code="unreachable", error=reason) for request in requests]
+
+
+def new_request(model: str, messages: list[dict[str, str]], sampling: dict[str, Any]) -> CompletionRequest:
+    """Return a question with an id that no other of this process has.
+
+    Args:
+        model: ``ENDPOINT`` or ``ENDPOINT/MODEL``.
+        messages: Chat messages.
+        sampling: Settings that the endpoint's own defaults give way to.
+    """
+    return CompletionRequest(next(_ids), model, messages, sampling)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from worker.training.data.examples import NLFTExample
 from worker.training.data.rendering import ModelRenderer
 from worker.training.generation import Decoding, Generated, Progress, generate
-from worker.training.grading import is_correct
+from worker.training.graders import grade, sample_of
 from worker.training.model.base_model import LoadedModel
 from worker.training.spec import EvaluationSettings
 
@@ -76,4 +76,5 @@ def evaluate_generation(
 
 def _graded(answer: Generated, row: NLFTExample, loaded: LoadedModel, settings: EvaluationSettings) -> GradedAnswer:
     response = str(loaded.tokenizer.decode(answer.ids, skip_special_tokens=True))
-    return GradedAnswer(response, is_correct(response, row.reference or "", settings.grader), answer.is_finished)
+    score = grade(settings.grader, sample_of(row, response)).score
+    return GradedAnswer(response, score >= settings.pass_threshold, answer.is_finished)

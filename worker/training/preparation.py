@@ -15,7 +15,7 @@ from worker.training.data.screening import MOST_PROBLEMS, check_rows
 from worker.training.engine.scoring import PreparedExample
 from worker.training.errors import DatasetError, SpecError
 from worker.training.evaluation import select_rows
-from worker.training.grading import is_correct
+from worker.training.graders import grade, sample_of
 from worker.training.methods import METHODS
 from worker.training.methods.base import Hyperparameters, Method, RunFacts, find_problems
 from worker.training.spec import TRAINING_FILE, VALIDATION_FILE
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from worker.training.data.rendering import ModelRenderer
     from worker.training.methods.base import Probe
     from worker.training.model.base_model import LoadedModel
-    from worker.training.spec import FinalAnswerGrader, TrainingSpec
+    from worker.training.spec import EvaluationSettings, TrainingSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def read_training_rows(workspace: Path, spec: TrainingSpec) -> list[Row]:
     Raises:
         DatasetError: A line is not a sound row.
     """
-    return _read(workspace / TRAINING_FILE, "training_file", spec.evaluation.grader)
+    return _read(workspace / TRAINING_FILE, "training_file", spec.evaluation)
 
 
 def choose_recipe(spec: TrainingSpec, loaded: LoadedModel, rows: int) -> Recipe:
@@ -117,7 +117,7 @@ def prepare_data(
 
     held_out: list[Row] = []
     if spec.has_validation_file:
-        held_out = _read(workspace / VALIDATION_FILE, "validation_file", spec.evaluation.grader)
+        held_out = _read(workspace / VALIDATION_FILE, "validation_file", spec.evaluation)
     scorable = [row for row in held_out if not find_problems(method, row.example, row.line)]
     sample = [] if method.probe is None else rows[: method.probe.sample_size]
     return PreparedData(
@@ -128,12 +128,12 @@ def prepare_data(
     )
 
 
-def _read(path: Path, param: str, grader: FinalAnswerGrader) -> list[Row]:
+def _read(path: Path, param: str, settings: EvaluationSettings) -> list[Row]:
     with path.open("rb") as file:
-        return [Row(row.line, _graded(row.example, grader)) for row in read_rows(file, param)]
+        return [Row(row.line, _graded(row.example, settings)) for row in read_rows(file, param)]
 
 
-def _graded(example: Example, grader: FinalAnswerGrader) -> Example:
+def _graded(example: Example, settings: EvaluationSettings) -> Example:
     """Return the row with ``correct`` filled in: a criticised response is wrong, any other is compared."""
     if not isinstance(example, NLFTExample) or example.correct is not None or example.response is None:
         return example
@@ -141,7 +141,8 @@ def _graded(example: Example, grader: FinalAnswerGrader) -> Example:
         return msgspec.structs.replace(example, correct=False)
     if example.reference is None:
         return example
-    return msgspec.structs.replace(example, correct=is_correct(example.response, example.reference, grader))
+    score = grade(settings.grader, sample_of(example, example.response)).score
+    return msgspec.structs.replace(example, correct=score >= settings.pass_threshold)
 
 
 def _require(method: Method, rows: Sequence[Row], param: str) -> None:

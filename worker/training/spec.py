@@ -5,9 +5,67 @@ folder to continue from, or absent); ``stages/`` (results of earlier building st
 ``checkpoints/step-000025/``; ``saliency/``; ``outputs/`` (artifacts). Nothing else is read.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field
+
+from worker.training.grader_spec import (
+    BasicGrader,
+    FinalAnswerGrader,
+    Grader,
+    GraderMessage,
+    LocalGrader,
+    MultiGrader,
+    Pattern,
+    RowGrader,
+    SamplingSettings,
+    ScoreModelGrader,
+    StringCheckGrader,
+    Template,
+    TextSimilarityGrader,
+    grader_parts,
+)
+from worker.training.spec_model import SpecModel
+from worker.training.syntax.templates import check_row_template
+
+__all__ = [
+    "CHECKPOINTS_DIR",
+    "MANIFEST_FILE",
+    "OUTPUTS_DIR",
+    "RESUME_DIR",
+    "SALIENCY_DIR",
+    "SPEC_FILE",
+    "STAGES_DIR",
+    "TRAINING_FILE",
+    "VALIDATION_FILE",
+    "BaseModelRef",
+    "BasicGrader",
+    "BuildingSettings",
+    "EndpointJudge",
+    "EvaluationSettings",
+    "FinalAnswerGrader",
+    "Grader",
+    "GraderMessage",
+    "Judge",
+    "LocalGrader",
+    "LoraSettings",
+    "MixtureSettings",
+    "MultiGrader",
+    "Pattern",
+    "RolloutSettings",
+    "RowGrader",
+    "RuntimeSettings",
+    "SamplingSettings",
+    "ScoreModelGrader",
+    "SelfJudge",
+    "SpecModel",
+    "StringCheckGrader",
+    "Template",
+    "TemplateJudge",
+    "TextSimilarityGrader",
+    "TrainingSpec",
+    "grader_parts",
+]
 
 SPEC_FILE = "spec.json"
 TRAINING_FILE = "inputs/training.jsonl"
@@ -18,12 +76,6 @@ OUTPUTS_DIR = "outputs"
 STAGES_DIR = "stages"
 SALIENCY_DIR = "saliency"
 MANIFEST_FILE = "manifest.json"
-
-
-class SpecModel(BaseModel):
-    """Base of everything a user writes into a job: unknown fields are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class BaseModelRef(SpecModel):
@@ -45,100 +97,6 @@ class LoraSettings(SpecModel):
         "all-linear", description="`all-linear` (every linear layer but the head) or names of modules."
     )
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (https://arxiv.org/abs/2312.03732).")
-
-
-Template = Annotated[str, Field(min_length=1, max_length=20_000)]
-"""Text with ``{{ item.FIELD }}`` (a field of the row) and ``{{ sample.output_text }}`` (the response) filled in."""
-
-
-class FinalAnswerGrader(SpecModel):
-    """1 where the final answers of response and reference agree, numbers by value, else 0."""
-
-    type: Literal["final_answer"] = "final_answer"
-    name: str = Field("final_answer", min_length=1, max_length=200)
-    extract: Literal["marker", "last_number", "boxed", "pattern"] = Field(
-        "marker",
-        description="Where the answer stands: behind `marker` (else the last number), the last number, the last "
-        "`\\boxed{}`, or the last match of `pattern` (its first group, if it has one).",
-    )
-    marker: str = Field("####", max_length=100, description="Text before the final answer.")
-    pattern: str | None = Field(None, max_length=1000, description="Regular expression; needed by `pattern` alone.")
-
-    @model_validator(mode="after")
-    def _require_pattern(self) -> Self:
-        if (self.extract == "pattern") != (self.pattern is not None):
-            raise ValueError("pattern belongs to extract 'pattern', and to no other")
-        return self
-
-
-class StringCheckGrader(SpecModel):
-    """OpenAI's `string_check`: 1 where the comparison holds, else 0."""
-
-    type: Literal["string_check"] = "string_check"
-    name: str = Field(min_length=1, max_length=200)
-    input: Template
-    reference: Template
-    operation: Literal["eq", "ne", "like", "ilike"]
-
-
-class TextSimilarityGrader(SpecModel):
-    """OpenAI's `text_similarity`: how close two texts are, in [0, 1]."""
-
-    type: Literal["text_similarity"] = "text_similarity"
-    name: str = Field(min_length=1, max_length=200)
-    input: Template
-    reference: Template
-    evaluation_metric: Literal[
-        "fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"
-    ]
-
-
-class GraderMessage(SpecModel):
-    """A message to a scoring model."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Template
-    type: Literal["message"] = "message"
-
-
-class SamplingSettings(SpecModel):
-    """How an endpoint's model answers; null leaves the endpoint its own default."""
-
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1, le=32_768)
-    seed: int | None = Field(None, ge=0, le=2**31 - 1)
-
-
-class ScoreModelGrader(SpecModel):
-    """OpenAI's `score_model`: a model behind a configured endpoint answers with a number in `range`."""
-
-    type: Literal["score_model"] = "score_model"
-    name: str = Field(min_length=1, max_length=200)
-    model: str = Field(min_length=1, description="`ENDPOINT` or `ENDPOINT/MODEL`, an endpoint set up by the operator.")
-    input: list[GraderMessage] = Field(min_length=1, max_length=50)
-    range: tuple[float, float] = (0.0, 1.0)
-    sampling_params: SamplingSettings = SamplingSettings()
-
-
-BasicGrader = Annotated[
-    FinalAnswerGrader | StringCheckGrader | TextSimilarityGrader | ScoreModelGrader, Field(discriminator="type")
-]
-
-
-class MultiGrader(SpecModel):
-    """OpenAI's `multi`: an expression over the scores of other graders."""
-
-    type: Literal["multi"] = "multi"
-    name: str = Field(min_length=1, max_length=200)
-    graders: dict[str, BasicGrader] = Field(min_length=1, max_length=20)
-    calculate_output: str = Field(min_length=1, max_length=1000, description="Arithmetic over the graders' names.")
-
-
-Grader = Annotated[
-    FinalAnswerGrader | StringCheckGrader | TextSimilarityGrader | ScoreModelGrader | MultiGrader,
-    Field(discriminator="type"),
-]
 
 
 class RolloutSettings(SpecModel):
@@ -169,7 +127,9 @@ class EndpointJudge(SpecModel):
 
     type: Literal["endpoint"] = "endpoint"
     model: str = Field(min_length=1, description="`ENDPOINT` or `ENDPOINT/MODEL`, an endpoint set up by the operator.")
-    instruction: Template | None = Field(None, description="Replaces the built-in request for a judgment.")
+    instruction: Annotated[Template, AfterValidator(check_row_template)] | None = Field(
+        None, description="Replaces the built-in request for a judgment."
+    )
     sampling_params: SamplingSettings = SamplingSettings()
 
 
@@ -194,7 +154,7 @@ class BuildingSettings(SpecModel):
     """From raw rows to rows that can be trained: rollout, grade, judge, mix."""
 
     rollout: RolloutSettings = RolloutSettings()
-    grader: Grader = FinalAnswerGrader()
+    grader: RowGrader = FinalAnswerGrader()
     pass_threshold: float = Field(0.5, description="A response whose grade reaches this is right.")
     judge: Judge = TemplateJudge()
     mixture: MixtureSettings = MixtureSettings()
@@ -207,7 +167,8 @@ class EvaluationSettings(SpecModel):
     max_examples: int = Field(256, ge=1, description="Rows to generate for, from the top of the file.")
     max_new_tokens: int = Field(256, ge=1, le=4096, description="Longest generated answer in tokens.")
     batch_size: int = Field(32, ge=1, description="Answers generated at a time.")
-    grader: FinalAnswerGrader = FinalAnswerGrader()
+    grader: LocalGrader = FinalAnswerGrader()
+    pass_threshold: float = Field(0.5, description="An answer whose grade reaches this is right.")
 
 
 class RuntimeSettings(SpecModel):

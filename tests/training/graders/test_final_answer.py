@@ -1,6 +1,6 @@
 import pytest
 
-from worker.training.grading import find_number, is_correct
+from worker.training.graders import find_number, is_correct
 from worker.training.spec import FinalAnswerGrader
 
 GRADER = FinalAnswerGrader()
