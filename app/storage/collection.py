@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.db.models import Artifact, Blob, File, FileHold, StagePart
+from app.db.models import Artifact, Blob, File, FileHold, SaliencySnapshot, StagePart
 from app.db.session import SessionFactory, transaction
 from app.storage.store import BlobStore
 
@@ -75,4 +75,5 @@ def _is_garbage(grace: float) -> ColumnElement[bool]:
         ~exists().where(File.sha256 == Blob.sha256),
         ~exists().where(Artifact.sha256 == Blob.sha256),
         ~exists().where(StagePart.sha256 == Blob.sha256),
+        ~exists().where(SaliencySnapshot.sha256 == Blob.sha256),
     )

@@ -13,6 +13,8 @@ from app.db.models.idempotency_key import IdempotencyKey
 from app.db.models.job_attempt import JobAttempt
 from app.db.models.job_event import JobEvent
 from app.db.models.project import Project
+from app.db.models.saliency_preview import SaliencyPreview
+from app.db.models.saliency_snapshot import SaliencySnapshot
 from app.db.models.stage_part import StagePart
 
 __all__ = [
@@ -33,5 +35,7 @@ __all__ = [
     "JobPhase",
     "JobStatus",
     "Project",
+    "SaliencyPreview",
+    "SaliencySnapshot",
     "StagePart",
 ]
