@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from worker.training.spec_model import SpecModel
 from worker.training.syntax.formulas import check_formula
@@ -123,10 +131,12 @@ class MultiGrader(SpecModel):
     graders: dict[str, BasicGrader] = Field(min_length=1, max_length=20)
     calculate_output: str = Field(min_length=1, max_length=1000, description="Arithmetic over the graders' names.")
 
-    @model_validator(mode="after")
-    def _check_formula(self) -> Self:
-        check_formula(self.calculate_output, self.graders)
-        return self
+    @field_validator("calculate_output")
+    @classmethod
+    def _check_formula(cls, formula: str, fields: ValidationInfo) -> str:
+        if "graders" in fields.data:
+            check_formula(formula, fields.data["graders"])
+        return formula
 
 
 Grader = Annotated[
@@ -158,8 +168,12 @@ def _refuse_endpoints(grader: Grader) -> Grader:
     return grader
 
 
-RowGrader = Annotated[Grader, AfterValidator(_require_row_fields)]
-"""A grader of rows of a training file: its templates use names that every row has."""
+def _default_type(grader: Any) -> Any:
+    return {"type": "final_answer", **grader} if isinstance(grader, dict) else grader
+
+
+RowGrader = Annotated[Grader, BeforeValidator(_default_type), AfterValidator(_require_row_fields)]
+"""A grader of rows of a training file: its templates use names that every row has. Without a type: final_answer."""
 
 LocalGrader = Annotated[RowGrader, AfterValidator(_refuse_endpoints)]
 """A grader of rows that needs no endpoint."""

@@ -99,7 +99,7 @@ def _path(name: str) -> Path:
 
 def _check_root(name: str, steps: list[str | int]) -> None:
     if steps[0] not in {"item", "sample"}:
-        raise TemplateError(f"unknown name '{name[:60]}'; names begin with item. or sample.")
+        raise TemplateError(f"unknown name '{name[:60]}'; names begin with item or sample")
     if steps[0] == "sample" and (len(steps) == 1 or steps[1] not in SAMPLE_FIELDS):
         raise TemplateError(f"unknown name '{name[:60]}'; a sample has {', '.join(SAMPLE_FIELDS)}")
 
