@@ -39,6 +39,12 @@ class Settings(BaseSettings):
     workspace_dir: Path | None = Field(
         None, description="Scratch space of running jobs; default `STATE_DIR/workspaces`."
     )
+    endpoints_file: Path | None = Field(
+        None, description="TOML file of the model endpoints that jobs may ask (docs/endpoints.md); default: none."
+    )
+    building_cache_seconds: float = Field(
+        2_592_000.0, gt=0, description="How long unused stage results and endpoint answers are kept."
+    )
 
     max_request_bytes: int = Field(1 << 20, gt=0, description="Largest body of any route but uploads.")
     max_upload_bytes: int = Field(512 << 20, gt=0, description="Largest dataset file.")
