@@ -81,7 +81,11 @@ class SamplingSettings(SpecModel):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(
-        None, ge=1, le=32_768, validation_alias=AliasChoices("max_tokens", "max_completions_tokens")
+        None,
+        ge=1,
+        le=32_768,
+        validation_alias=AliasChoices("max_tokens", "max_completions_tokens"),
+        serialization_alias="max_completions_tokens",
     )
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None

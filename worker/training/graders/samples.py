@@ -17,7 +17,6 @@ GradeErrorKind = Literal[
     "invalid_variable_error",
     "other_error",
     "model_grader_parse_error",
-    "model_grader_refusal_error",
     "model_grader_server_error",
 ]
 

@@ -4,9 +4,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import msgspec
 
 from worker.training.completions import Completions, new_request
 from worker.training.events import CompletionAnswer, CompletionRequest
@@ -36,17 +33,13 @@ def ask_models(
     completions: Completions | None,
     on_done: Callable[[int, int], None],
 ) -> dict[str, list[Grade]]:
-    """Return a grade per sample for each grader. All are asked at once, equal questions once."""
-    questions: dict[bytes, CompletionRequest] = {}
-    asked: dict[str, list[Grade | bytes]] = {}
-    for name, grader in graders.items():
-        asked[name] = [_enter(_ask(grader, sample), questions) for sample in samples]
-    replies: dict[bytes, CompletionAnswer] = {}
-    if completions is not None and questions:
-        answers = completions.complete(list(questions.values()), on_done)
-        replies = dict(zip(questions, answers, strict=True))
+    """Return a grade per sample for each grader; all questions are asked at once."""
+    asked = {name: [_ask(grader, sample) for sample in samples] for name, grader in graders.items()}
+    questions = [entry for entries in asked.values() for entry in entries if isinstance(entry, CompletionRequest)]
+    answers = completions.complete(questions, on_done) if completions is not None and questions else []
+    replies = {answer.id: answer for answer in answers}
     return {
-        name: [entry if isinstance(entry, Grade) else _read(replies.get(entry), graders[name]) for entry in entries]
+        name: [entry if isinstance(entry, Grade) else _read(replies.get(entry.id), graders[name]) for entry in entries]
         for name, entries in asked.items()
     }
 
@@ -119,21 +112,11 @@ def _ask(grader: ScoreModelGrader, sample: Sample) -> CompletionRequest | Grade:
     return new_request(grader.model, messages, grader.sampling_params.model_dump(exclude_none=True))
 
 
-def _enter(question: CompletionRequest | Grade, questions: dict[bytes, CompletionRequest]) -> Grade | bytes:
-    """Return the key of a question, which now stands in ``questions``; a grade that needs no question as it is."""
-    if isinstance(question, Grade):
-        return question
-    key = msgspec.json.encode((question.model, question.messages, question.sampling))
-    questions.setdefault(key, question)
-    return key
-
-
 def _read(answer: CompletionAnswer | None, grader: ScoreModelGrader) -> Grade:
     if answer is None:
-        return failed("model_grader_server_error", "there is no endpoint to ask here")
+        return failed("model_grader_server_error", "nothing answers scoring models here")
     if answer.text is None:
-        kind: Any = "model_grader_refusal_error" if answer.code == "refused" else "model_grader_server_error"
-        return failed(kind, f"{answer.code}: {answer.error}")
+        return failed("model_grader_server_error", f"{answer.code}: {answer.error}")
     try:
         return Grade(read_score(answer.text, grader.range))
     except UnreadableScoreError as error:
