@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from worker.training.errors import CheckpointError, SpecError
+from worker.training.model.lora import FusedLoraLinear
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +48,7 @@ def attach_adapter(model: PreTrainedModel, settings: LoraSettings, *, base_model
         # GPT-2 keeps its weights transposed; PEFT must know, or it warns and guesses.
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
+    config._register_custom_module({nn.Linear: FusedLoraLinear})
     with torch.random.fork_rng(), warnings.catch_warnings():
         # PEFT asks for a property that transformers renamed.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
