@@ -3,24 +3,27 @@
 import re
 import secrets
 import unicodedata
+from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
+from app.completions.configuration import Endpoints
 from app.core import ids
 from app.core.errors import InvalidRequestError
 from app.db.models.fine_tuning_job import FineTuningJob
+from app.jobs.building import resolve_building
 from app.jobs.deduplication import CreateAttempt
 from app.jobs.inputs import JobInputs, find_inputs
 from app.jobs.resolution import ResolvedMethod, read_method, resolve_method
 from app.jobs.schemas import JobCreate
-from worker.training.methods.base import RunFacts
-from worker.training.spec import BaseModelRef, TrainingSpec
+from worker.training.methods.auto import RunFacts
+from worker.training.spec import BaseModelRef, BuildingSettings, TrainingSpec
 
 _SEEDS = 2**31
 _LONGEST_SUFFIX = 64
 
 
-def build_job(session: Session, attempt: CreateAttempt, body: JobCreate) -> FineTuningJob:
+def build_job(session: Session, attempt: CreateAttempt, body: JobCreate, endpoints: Endpoints) -> FineTuningJob:
     """Return a job that is not in the database yet; its input files stay locked until the transaction ends.
 
     Raises:
@@ -37,6 +40,7 @@ def build_job(session: Session, attempt: CreateAttempt, body: JobCreate) -> Fine
         context_length=inputs.base_model.context_length,
     )
     resolved = resolve_method(requested, facts, is_validated=inputs.validation_file is not None)
+    resolved = replace(resolved, building=resolve_building(requested, inputs.training_file, endpoints))
     job_id = ids.new_id(ids.JOB)
     seed = secrets.randbelow(_SEEDS) if body.seed is None else body.seed
     return FineTuningJob(
@@ -66,6 +70,7 @@ def _freeze(job_id: str, seed: int, inputs: JobInputs, resolved: ResolvedMethod)
         hyperparameters=resolved.hyperparameters.model_dump(mode="json"),
         adapter=resolved.adapter,
         evaluation=resolved.evaluation,
+        building=resolved.building or BuildingSettings(),
         has_validation_file=inputs.validation_file is not None,
         seed=seed,
     )

@@ -12,8 +12,9 @@ from app.core.field_paths import invalid_request
 from app.db.base import Json
 from app.jobs.schemas import JobCreate, MethodSettings
 from worker.training.methods import METHODS
-from worker.training.methods.base import Hyperparameters, Method, RunFacts
-from worker.training.spec import EvaluationSettings, LoraSettings
+from worker.training.methods.auto import RunFacts
+from worker.training.methods.base import Hyperparameters, Method
+from worker.training.spec import BuildingSettings, EvaluationSettings, LoraSettings
 
 DEFAULT_METHOD = "supervised"
 _PROMPTS = "prompts"
@@ -42,6 +43,7 @@ class ResolvedMethod:
     hyperparameters: Hyperparameters
     adapter: LoraSettings
     evaluation: EvaluationSettings
+    building: BuildingSettings | None = None
 
     def to_json(self) -> Json:
         """Return the block as a job shows it."""
@@ -49,6 +51,7 @@ class ResolvedMethod:
             "hyperparameters": self.hyperparameters.model_dump(mode="json"),
             "adapter": self.adapter.model_dump(mode="json"),
             "evaluation": self.evaluation.model_dump(mode="json"),
+            **(self.building.model_dump(mode="json") if self.building else {}),
         }
         return {"type": self.name, self.name: settings}
 

@@ -8,7 +8,15 @@ from app.core.pagination import PageQuery
 from app.core.schemas import Schema, UnixTime
 from app.jobs.storable import find_fault
 from app.methods.documents import Documented, MethodDocument
-from worker.training.spec import EvaluationSettings, LoraSettings, SpecModel
+from worker.training.spec import (
+    EvaluationSettings,
+    Judge,
+    LoraSettings,
+    MixtureSettings,
+    RolloutSettings,
+    RowGrader,
+    SpecModel,
+)
 
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
@@ -48,7 +56,12 @@ class MethodSettings(SpecModel):
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     adapter: LoraSettings | None = None
     evaluation: EvaluationSettings | None = None
-    prompts: str | None = None
+    rollout: RolloutSettings | None = None
+    grader: RowGrader | None = None
+    pass_threshold: float | None = None
+    judge: Judge | None = None
+    mixture: MixtureSettings | None = None
+    prompts: str | dict[str, Any] | None = None
 
 
 class JobHyperparameters(Schema):

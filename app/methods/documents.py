@@ -12,8 +12,16 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from worker.training.methods import METHODS
-from worker.training.methods.base import AUTO, Hyperparameters
-from worker.training.spec import EvaluationSettings, LoraSettings
+from worker.training.methods.auto import AUTO
+from worker.training.methods.base import Hyperparameters
+from worker.training.spec import (
+    EvaluationSettings,
+    Judge,
+    LoraSettings,
+    MixtureSettings,
+    RolloutSettings,
+    RowGrader,
+)
 
 
 class Documented:
@@ -51,6 +59,11 @@ def _document_methods() -> type[BaseModel]:
             "hyperparameters": (document_hyperparameters(method.hyperparameters_type) | None, None),
             "adapter": (LoraSettings | None, None),
             "evaluation": (EvaluationSettings | None, None),
+            "rollout": (RolloutSettings | None, None),
+            "grader": (RowGrader | None, None),
+            "pass_threshold": (float | None, None),
+            "judge": (Judge | None, None),
+            "mixture": (MixtureSettings | None, None),
         }
         block = create_model(f"{type(method).__name__}Settings", __config__=config, **parts)
         blocks[method.name] = (block | None, Field(None, description=method.summary))

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.fixtures.tiny_models import reference_to
 from worker.training.data.examples import Message
 from worker.training.events import Event, MetricsEvent
-from worker.training.methods.base import RunFacts
+from worker.training.methods.auto import RunFacts
 from worker.training.spec import (
     TRAINING_FILE,
     VALIDATION_FILE,

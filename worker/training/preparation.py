@@ -17,7 +17,8 @@ from worker.training.errors import DatasetError, SpecError
 from worker.training.evaluation import select_rows
 from worker.training.graders import grade, sample_of
 from worker.training.methods import METHODS
-from worker.training.methods.base import Hyperparameters, Method, RunFacts, find_problems
+from worker.training.methods.auto import RunFacts
+from worker.training.methods.base import Hyperparameters, Method, find_problems
 from worker.training.spec import TRAINING_FILE, VALIDATION_FILE
 
 if TYPE_CHECKING:

@@ -72,8 +72,8 @@ def test_supervised_is_the_default_and_takes_the_earlier_spelling(
 
 
 def test_prompt_set_may_stand_beside_the_hyperparameters(api_client: TestClient, job_body: dict[str, Any]) -> None:
-    job = create(api_client, job_body, method={"type": "nlft", "nlft": {"prompts": "instruction_first"}})
-    assert job["method"]["nlft"]["hyperparameters"]["prompts"] == "instruction_first"
+    job = create(api_client, job_body, method={"type": "nlft", "nlft": {"prompts": "paper"}})
+    assert job["method"]["nlft"]["hyperparameters"]["prompts"] == "paper"
 
 
 def test_adapter_settings_extend_those_of_the_method(api_client: TestClient, job_body: dict[str, Any]) -> None:

@@ -83,8 +83,10 @@ CASES = [
     (nlft(evaluation={"max_example": 4}), f"{IN_NLFT}.evaluation.max_example", "Did you mean 'max_examples'"),
     (nlft(evaluation={"grader": {"marker": 1}}), f"{IN_NLFT}.evaluation.grader.marker", "valid string"),
     (nlft(evaluation={}), f"{IN_NLFT}.evaluation", "validation_file"),
-    (nlft(prompts="poetic"), f"{HYPER}.prompts", "instruction_first"),
-    (nlft(prompts="default", hyperparameters={"prompts": "instruction_first"}), f"{IN_NLFT}.prompts", "contradict"),
+    (nlft(prompts="poetic"), f"{HYPER}.prompts", "'default' or 'paper'"),
+    (nlft(prompts="default", hyperparameters={"prompts": "paper"}), f"{IN_NLFT}.prompts", "contradict"),
+    (nlft(prompts={"reference": "{{ question }}"}), f"{HYPER}.prompts.reference", "must contain {{ reference }}"),
+    (nlft(prompts={"refrence": "x"}), f"{HYPER}.prompts.refrence", "Did you mean 'reference'"),
     ({"method": {"type": "supervised", "supervised": {"prompts": "x"}}}, "method.supervised.prompts", "Unknown"),
 ]
 

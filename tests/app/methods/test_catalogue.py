@@ -72,10 +72,12 @@ def test_a_job_may_say_auto_everywhere(
 
 def test_openapi_describes_the_method_block(api_app: FastAPI) -> None:
     document = api_app.openapi()
-    text = str(document["components"]["schemas"]["JobCreate"]["properties"]["method"])
+    schemas = document["components"]["schemas"]
+    assert "#/components/schemas/MethodSettings" in str(schemas["JobCreate"]["properties"]["method"])
+    text = str(schemas["MethodSettings"]["properties"])
     for name in METHODS:
         assert f"'{name}'" in text
-    assert "judgment_ratio_threshold" in str(document["components"]["schemas"])
+    assert "judgment_ratio_threshold" in str(schemas)
 
 
 def test_catalogue_needs_a_key(api_client: TestClient) -> None:

@@ -9,7 +9,7 @@ from worker.training.data.rendering import ModelRenderer
 from worker.training.data.screening import check_rows
 from worker.training.errors import DatasetError
 from worker.training.methods import METHODS
-from worker.training.methods.base import RunFacts
+from worker.training.methods.auto import RunFacts
 from worker.training.types import RenderedExample
 
 FACTS = RunFacts(rows=1, model_parameters=1000, context_length=512)

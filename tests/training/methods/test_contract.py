@@ -17,7 +17,8 @@ from worker.training.engine.optimizer import AdapterOptimizer
 from worker.training.engine.scoring import PreparedExample, Scorer
 from worker.training.engine.step import Stepper
 from worker.training.methods import METHODS
-from worker.training.methods.base import Hyperparameters, Method, RunFacts, find_problems
+from worker.training.methods.auto import RunFacts
+from worker.training.methods.base import Hyperparameters, Method, find_problems
 from worker.training.spec import LoraSettings
 
 ROWS: Mapping[type[Example], list[Example]] = {

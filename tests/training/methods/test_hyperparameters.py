@@ -5,7 +5,9 @@ import pytest
 from pydantic import ValidationError
 
 from tests.training.builders import FACTS
-from worker.training.methods.base import Hyperparameters, RunFacts
+from worker.training.methods.auto import RunFacts
+from worker.training.methods.base import Hyperparameters
+from worker.training.methods.nlft import NLFTHyperparameters
 
 
 def resolve(rows: int = 50, parameters: int = 135_000_000, context: int = 8192) -> Hyperparameters:
@@ -49,3 +51,26 @@ def test_unknown_names_and_values_out_of_range_are_refused(requested: dict[str, 
 def test_resolving_again_changes_nothing() -> None:
     once = resolve()
     assert Hyperparameters.resolve(once.model_dump(), replace(FACTS, rows=9999)) == once
+
+
+@pytest.mark.parametrize(
+    ("wrong_share", "batch_size"), [(None, 4), (0.7, 4), (0.9, 16), (0.97, 16), (1.0, 4), (0.0, 4)]
+)
+def test_where_nearly_all_are_wrong_a_step_holds_a_right_one(wrong_share: float | None, batch_size: int) -> None:
+    chosen = Hyperparameters.resolve({}, replace(FACTS, wrong_share=wrong_share))
+    assert chosen.batch_size == batch_size
+
+
+def test_every_value_that_auto_chose_has_a_reason_and_no_other_has() -> None:
+    requested = {"n_epochs": 7, "learning_rate": "auto"}
+    choices = Hyperparameters.explain_auto(requested, FACTS)
+    chosen = Hyperparameters.resolve(requested, FACTS)
+    assert choices.keys() == {"batch_size", "learning_rate", "max_seq_length"}
+    assert all(getattr(chosen, name) == choice.value and choice.reason for name, choice in choices.items())
+    assert [name for name, choice in choices.items() if choice.from_rows] == ["batch_size"]
+
+
+def test_values_of_a_preset_name_it() -> None:
+    choices = NLFTHyperparameters.explain_auto({"preset": "paper", "n_epochs": 2}, FACTS)
+    assert choices["loss_scale"].reason == "preset paper"
+    assert "n_epochs" not in choices

@@ -7,7 +7,6 @@ owns no loop, model, tokenizer or device, and needs torch only as a type (under 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
@@ -15,6 +14,7 @@ from pydantic import Field
 
 from worker.training.data.examples import NLFTExample
 from worker.training.errors import RowProblem
+from worker.training.methods.auto import AUTO, Choice, RunFacts, choose, values
 from worker.training.spec import LoraSettings, SpecModel
 
 if TYPE_CHECKING:
@@ -30,20 +30,7 @@ if TYPE_CHECKING:
         TokenSequence,
     )
 
-AUTO = "auto"
 RequiredField = Literal["response", "reference"]
-_FEWEST_STEPS = 60
-_BATCH_SIZES = ((128, 4), (1024, 8), (8192, 16), (math.inf, 32))
-_RATE_EXPONENT = math.log(10) / math.log(8e9 / 135e6)
-
-
-@dataclass(frozen=True, slots=True)
-class RunFacts:
-    """What "auto" may depend on: training rows; parameters and context length (tokens) of the base model."""
-
-    rows: int
-    model_parameters: int
-    context_length: int
 
 
 class Hyperparameters(SpecModel):
@@ -68,32 +55,44 @@ class Hyperparameters(SpecModel):
     )
 
     @classmethod
-    def auto(cls, facts: RunFacts) -> dict[str, Any]:
-        """Return the values that "auto" stands for in a run with these facts; a field left out keeps its default.
+    def choices(cls, facts: RunFacts) -> Mapping[str, Choice]:
+        """Return what "auto" stands for in a run with these facts, with reasons; a field left out keeps its default."""
+        return choose(facts)
 
-        Few rows are repeated until about sixty optimizer steps are made (at most 25 passes); the learning rate falls
-        with the size of the base model, from 1e-3 at 135 million parameters to 1e-4 at 8 billion.
-        """
-        batch_size = next(size for most_rows, size in _BATCH_SIZES if facts.rows <= most_rows)
-        steps_per_epoch = max(1, math.ceil(facts.rows / batch_size))
-        least_epochs = 3 if facts.rows <= 1000 else 2 if facts.rows <= 5000 else 1
-        rate = 1e-3 * (135e6 / max(1, facts.model_parameters)) ** _RATE_EXPONENT
-        return {
-            "n_epochs": min(25, max(least_epochs, round(_FEWEST_STEPS / steps_per_epoch))),
-            "batch_size": batch_size,
-            "learning_rate": float(f"{min(2e-3, max(2e-5, rate)):.1e}"),
-            "max_seq_length": max(8, min(2048, facts.context_length)),
-        }
+    @classmethod
+    def auto(cls, facts: RunFacts) -> dict[str, Any]:
+        """Return the values that "auto" stands for in a run with these facts."""
+        return values(cls.choices(facts))
+
+    @classmethod
+    def presets(cls, requested: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003 - for methods that have some
+        """Return the values of the preset that the request names; they stand between the user's and "auto"."""
+        return {}
 
     @classmethod
     def resolve(cls, requested: Mapping[str, Any], facts: RunFacts) -> Self:
-        """Return complete hyperparameters: what the user set, else what "auto" stands for.
+        """Return complete hyperparameters: what the user set, else the preset's values, else what "auto" stands for.
 
         Raises:
             pydantic.ValidationError: A field is unknown or out of range.
         """
-        explicit = {name: value for name, value in requested.items() if value != AUTO or name not in cls.model_fields}
-        return cls.model_validate({**cls.auto(facts), **explicit})
+        return cls.model_validate({**cls.auto(facts), **cls.presets(requested), **cls._explicit(requested)})
+
+    @classmethod
+    def explain_auto(cls, requested: Mapping[str, Any], facts: RunFacts) -> dict[str, Choice]:
+        """Return the value and the reason of every field that the user left to "auto" and that is no plain default."""
+        explicit, preset = cls._explicit(requested), cls.presets(requested)
+        named = {name: Choice(value, f"preset {requested.get('preset')}") for name, value in preset.items()}
+        found = {**cls.choices(facts), **named}
+        return {name: choice for name, choice in found.items() if name not in explicit}
+
+    @classmethod
+    def _explicit(cls, requested: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in requested.items() if value != AUTO or name not in cls.model_fields}
+
+    def spelled_out(self) -> dict[str, Any]:
+        """Return all values as JSON, names of texts (such as prompt sets) replaced by the texts."""
+        return self.model_dump(mode="json")
 
 
 class Renderer(Protocol):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from worker.training.data.examples import Example, NLFTExample
-from worker.training.methods.base import AUTO, Finding, Hyperparameters, RequiredField
-from worker.training.methods.prompts import PROMPT_SETS, guide
+from worker.training.methods.base import Finding, Hyperparameters, RequiredField
+from worker.training.methods.prompts import Prompts, find_prompts, show_judgment, show_reference
 from worker.training.methods.ragged import align, clamp_logprobs, log_complement, mean_by_example
 from worker.training.methods.saliency import Evidence, Saliency, SaliencyHyperparameters, weigh_tokens
 from worker.training.spec import LoraSettings
@@ -17,7 +17,7 @@ from worker.training.types import Explanation, LossOutput, RenderedExample, Scor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from worker.training.methods.base import Probe, Renderer, RunFacts
+    from worker.training.methods.base import Probe, Renderer
     from worker.training.types import ScoredBatch
 
 # What the paper and its code used, as far as this library has it: the base model stays in its own precision, not 8-bit.
@@ -32,7 +32,7 @@ _PAPER: Mapping[str, Any] = {
     "cluster": "distance",
     "scoring": "online",
     "loss_scale": 10.0,
-    "prompts": "instruction_first",
+    "prompts": "paper",
 }
 
 
@@ -48,8 +48,10 @@ class NLFTHyperparameters(SaliencyHyperparameters):
         description="`paper` takes the published values, its LoRA (r 16, alpha 16, dropout 0.05 on gate/up/down) and "
         "learning rate; the base stays in its own precision instead of 8-bit. Values set beside it win.",
     )
-    prompts: Literal["default", "instruction_first"] = Field(
-        "default", description="Prompt set of the reference and judgment contexts."
+    prompts: Prompts = Field(
+        "default",
+        description="How guidance is shown: `default` puts it behind the question, `paper` has the published order; or "
+        "templates of your own.",
     )
     scoring: Literal["online", "frozen"] = Field(
         "frozen",
@@ -63,15 +65,13 @@ class NLFTHyperparameters(SaliencyHyperparameters):
     loss_scale: float = Field(1.0, gt=0, description="Multiplies the loss; published: 10.")
 
     @classmethod
-    def resolve(cls, requested: Mapping[str, Any], facts: RunFacts) -> Self:
-        """Return complete hyperparameters: what the user set, else the preset's values, else what "auto" stands for.
+    def presets(cls, requested: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the published values where the request asks for them."""
+        return _PAPER if requested.get("preset") == "paper" else {}
 
-        Raises:
-            pydantic.ValidationError: A field is unknown or out of range.
-        """
-        preset = _PAPER if requested.get("preset") == "paper" else {}
-        explicit = {name: value for name, value in requested.items() if value != AUTO or name not in cls.model_fields}
-        return cls.model_validate({**cls.auto(facts), **preset, **explicit})
+    def spelled_out(self) -> dict[str, Any]:
+        """Return all values as JSON, the prompts as templates."""
+        return self.model_dump(mode="json") | {"prompts": find_prompts(self.prompts).model_dump(mode="json")}
 
 
 class GuidanceProbe:
@@ -89,7 +89,7 @@ class GuidanceProbe:
     def render(self, example: Example, renderer: Renderer, hyperparameters: NLFTHyperparameters) -> RenderedExample:
         """Return the reference as the answer to the plain and to the guided prompt."""
         row, reference = _require(example)
-        guided = guide(row.prompt, PROMPT_SETS[hyperparameters.prompts].reference, reference)
+        guided = show_reference(row, hyperparameters.prompts, reference)
         return RenderedExample(
             {
                 "plain": renderer.exchange(row.prompt, reference, row.tools),
@@ -165,13 +165,12 @@ class NLFT:
         """
         row, reference = _require(example)
         response = renderer.response_text(row)
-        prompts = PROMPT_SETS[hyperparameters.prompts]
         right = row.judgment is None if row.correct is None else row.correct
         base = renderer.exchange(row.prompt, response, row.tools)
-        guided = guide(row.prompt, prompts.reference, reference)
+        guided = show_reference(row, hyperparameters.prompts, reference)
         sequences = {"base": base, "reference": renderer.exchange(guided, response, row.tools)}
         if row.judgment and not right:
-            judged = guide(row.prompt, prompts.judgment, row.judgment)
+            judged = show_judgment(row, hyperparameters.prompts, row.judgment)
             sequences |= {"judgment": renderer.exchange(judged, response, row.tools), "judged_base": base}
         return RenderedExample(sequences, {"right": float(right)})
 
