@@ -22,6 +22,8 @@ ALLOWED_OUTPUTS = frozenset(
         "dataset.jsonl",
         "manifest.json",
         "merges.txt",
+        "report.html",
+        "row_losses.csv",
         "saliency.jsonl",
         "special_tokens_map.json",
         "tokenizer.json",

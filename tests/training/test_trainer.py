@@ -61,6 +61,7 @@ def test_events_of_a_whole_run(tmp_path: Path, tiny_model: TinyModel) -> None:
         "preparing",
         "evaluating",
         "scoring",
+        "explaining",
         "training",
         "evaluating",
         "training",

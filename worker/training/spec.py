@@ -75,6 +75,7 @@ CHECKPOINTS_DIR = "checkpoints"
 OUTPUTS_DIR = "outputs"
 STAGES_DIR = "stages"
 SALIENCY_DIR = "saliency"
+SALIENCY_FILE = "saliency.jsonl"
 MANIFEST_FILE = "manifest.json"
 
 
@@ -171,6 +172,16 @@ class EvaluationSettings(SpecModel):
     pass_threshold: float = Field(0.5, description="An answer whose grade reaches this is right.")
 
 
+class SaliencySettings(SpecModel):
+    """Which training rows are followed through the run, token by token, and shown in the report."""
+
+    lines: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, max_length=50, description="1-based lines of the training data; null chooses by `right` and `wrong`."
+    )
+    right: int = Field(4, ge=0, le=25, description="Rows with a right response to follow, spread over the data.")
+    wrong: int = Field(4, ge=0, le=25, description="Rows with a wrong response to follow, judged ones first.")
+
+
 class RuntimeSettings(SpecModel):
     """How to run, never what to compute: set by the operator's worker, absent from what users write."""
 
@@ -193,6 +204,7 @@ class TrainingSpec(SpecModel):
     adapter: LoraSettings = LoraSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     building: BuildingSettings = BuildingSettings()
+    saliency: SaliencySettings = SaliencySettings()
     has_validation_file: bool = False
     seed: int = Field(0, ge=0, le=2**31 - 1)
     runtime: RuntimeSettings = RuntimeSettings()

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from worker.training.chronicle import Chronicle
 from worker.training.data.rendering import ModelRenderer
 from worker.training.engine.checkpoint import Checkpointer, fingerprint
 from worker.training.engine.export import export_outputs
@@ -66,7 +67,9 @@ def train(workspace: Path, spec: TrainingSpec, observer: Observer) -> ResultEven
         if generators is None:
             _probe(run)
         _score_cached(run)
-        if generators is not None:
+        if generators is None:
+            run.chronicle.begin(run.scorer, observer)
+        else:
             generators.restore()
         _train(run)
     accuracy_after = _evaluate_generation(run, "after")
@@ -90,6 +93,7 @@ class _Run:
     stepper: Stepper
     optimizer: AdapterOptimizer
     checkpointer: Checkpointer
+    chronicle: Chronicle
     total_steps: int
     progress: Progress
     micro_batch_tokens: int
@@ -111,7 +115,9 @@ def _prepare(workspace: Path, spec: TrainingSpec, observer: Observer) -> _Run:
     chosen = recipe.hyperparameters
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
+    chronicle = Chronicle(workspace, spec, recipe, rows, data.training, tokenizer=loaded.tokenizer)
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
+    state = fingerprint(spec, training_sha256)
     if scorer.limitation is not None:
         observer.emit(MessageEvent("warn", scorer.limitation))
     return _Run(
@@ -127,7 +133,8 @@ def _prepare(workspace: Path, spec: TrainingSpec, observer: Observer) -> _Run:
         scorer=scorer,
         stepper=Stepper(scorer, recipe.method, chosen),
         optimizer=optimizer,
-        checkpointer=Checkpointer(workspace, adapted, optimizer, fingerprint(spec, training_sha256)),
+        checkpointer=Checkpointer(workspace, adapted, optimizer, state, chronicle.companions),
+        chronicle=chronicle,
         total_steps=total_steps,
         progress=Progress(),
         micro_batch_tokens=scorer.micro_batch_tokens,
@@ -195,6 +202,7 @@ def _train(run: _Run) -> None:
         except TrainingStopped:
             _save_checkpoint(run)
             raise
+        progress.note_tokens_and_rows(result, rows)
         record = progress.advance(
             result,
             examples=len(examples),
@@ -206,6 +214,7 @@ def _train(run: _Run) -> None:
             _validate(run, record)
         _tell_step(run, record)
         if _is_checkpoint_due(run):
+            run.chronicle.note_checkpoint(run.scorer, progress, run.total_steps, run.observer)
             _save_checkpoint(run)
 
 
@@ -271,6 +280,12 @@ def _export(run: _Run, accuracy_after: float | None) -> ResultEvent:
     measured = {"accuracy_before": run.progress.accuracy_before, "accuracy_after": accuracy_after}
     metrics = run.progress.summary() | {name: value for name, value in measured.items() if value is not None}
     export_outputs(
-        run.workspace, run.spec, run.adapted, run.loaded.tokenizer, records=run.progress.records, metrics=metrics
+        run.workspace,
+        run.spec,
+        run.adapted,
+        run.loaded.tokenizer,
+        records=run.progress.records,
+        metrics=metrics,
+        write_more=lambda folder: run.chronicle.export(folder, run.progress),
     )
     return ResultEvent(run.progress.trained_tokens, run.progress.step, metrics)

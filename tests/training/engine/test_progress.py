@@ -1,9 +1,14 @@
+from dataclasses import replace
+
+import msgspec
 import pytest
 
-from worker.training.engine.progress import Progress
+from worker.training.engine.progress import Progress, RowLoss
 from worker.training.engine.step import StepResult
 
-RESULT = StepResult(loss=1.0, accuracy=0.5, grad_norm=2.0, tokens=100, metrics={"extra": 3.0})
+RESULT = StepResult(
+    loss=1.0, accuracy=0.5, grad_norm=2.0, tokens=100, metrics={"extra": 3.0}, losses=[0.5, 1.5], weight_counts=[3, 1]
+)
 
 
 def run_epoch(progress: Progress, rows: int = 10, batch_size: int = 4) -> list[int]:
@@ -64,3 +69,12 @@ def test_summary_holds_the_last_step_and_the_last_validation() -> None:
         "valid_loss": 0.7,
         "valid_mean_token_accuracy": 0.8,
     }
+
+
+def test_losses_of_rows_and_weights_of_tokens_add_up() -> None:
+    progress = Progress()
+    progress.note_tokens_and_rows(RESULT, [4, 2])
+    progress.note_tokens_and_rows(replace(RESULT, losses=[0.25], weight_counts=[0, 2]), [2])
+    assert progress.row_losses == {4: RowLoss(0.5, 0.5, 0.5, 1), 2: RowLoss(1.5, 0.25, 1.75, 2)}
+    assert progress.weight_counts == [3, 3]
+    assert msgspec.json.decode(msgspec.json.encode(progress), type=Progress) == progress

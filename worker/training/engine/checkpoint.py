@@ -3,6 +3,7 @@
 adapter_config.json, adapter_model.safetensors    stock PEFT files
 optimizer.safetensors                             AdamW moments and step counts by parameter
 random.safetensors, state.json                    generators; data cursor, early stopping, figures so far
+saliency.jsonl                                    what was recorded of the pinned rows so far
 manifest.json                                     fingerprint of the run and digest of every file, written last
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,6 +27,7 @@ from worker.training.model.adapter import load_adapter, save_adapter
 from worker.training.spec import CHECKPOINTS_DIR
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from peft import PeftModel
@@ -53,12 +55,14 @@ class Checkpointer:
         adapted: The model with its adapter.
         optimizer: Its optimizer.
         fingerprint: Of everything that decides the result, see ``fingerprint``.
+        companions: Files that travel with the state, by their name in a checkpoint; absent ones are left out.
     """
 
     workspace: Path
     adapted: PeftModel
     optimizer: AdapterOptimizer
     fingerprint: str
+    companions: Mapping[str, Path] = field(default_factory=dict)
 
     def save(self, progress: Progress) -> str:
         """Write a checkpoint and return its path relative to the workspace; one of the same step is replaced."""
@@ -73,6 +77,9 @@ class Checkpointer:
         save_file(self.optimizer.state(), unfinished / _OPTIMIZER_FILE)
         save_file(generators.tensors, unfinished / _RANDOM_FILE)
         (unfinished / _STATE_FILE).write_bytes(msgspec.json.encode(_State(progress, generators.plain)))
+        for companion, path in self.companions.items():
+            if path.exists():
+                shutil.copyfile(path, unfinished / companion)
         write_manifest(unfinished, {"format": _FORMAT, "step": progress.step, "fingerprint": self.fingerprint})
         publish_folder(unfinished, target)
         return f"{CHECKPOINTS_DIR}/{name}"
@@ -90,6 +97,10 @@ class Checkpointer:
             load_adapter(self.adapted, folder)
             self.optimizer.load_state(load_file(folder / _OPTIMIZER_FILE))
             state = msgspec.json.decode((folder / _STATE_FILE).read_bytes(), type=_State)
+            for companion, path in self.companions.items():
+                if (folder / companion).exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(folder / companion, path)
             return state.progress, RandomState(state.generators, load_file(folder / _RANDOM_FILE))
         except (OSError, KeyError, msgspec.MsgspecError, SafetensorError) as error:
             raise CheckpointError("the checkpoint cannot be read; resume from an earlier one") from error

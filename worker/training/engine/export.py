@@ -13,7 +13,7 @@ from worker.training.model.adapter import save_adapter
 from worker.training.spec import OUTPUTS_DIR, TRAINING_FILE, VALIDATION_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from peft import PeftModel
@@ -48,6 +48,7 @@ def export_outputs(
     *,
     records: Sequence[StepRecord],
     metrics: Mapping[str, float],
+    write_more: Callable[[Path], None],
 ) -> None:
     """Write ``outputs/`` in one go; an earlier one is replaced.
 
@@ -58,6 +59,7 @@ def export_outputs(
         tokenizer: Saved beside the adapter with its chat template.
         records: Figures of every step.
         metrics: Final figures, for the manifest.
+        write_more: Adds further artifacts to the folder that it is given.
     """
     unfinished, target = workspace / f".{OUTPUTS_DIR}", workspace / OUTPUTS_DIR
     for leftover in (unfinished, target):
@@ -66,6 +68,7 @@ def export_outputs(
     save_adapter(adapted, unfinished)
     tokenizer.save_pretrained(unfinished)
     _write_metrics(unfinished / METRICS_FILE, records)
+    write_more(unfinished)
     write_manifest(unfinished, _facts(workspace, spec, metrics))
     publish_folder(unfinished, target)
 

@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from worker.training.engine.step import StepResult
 
 
@@ -28,6 +30,15 @@ class StepRecord(msgspec.Struct):
     extra: dict[str, float] = {}
 
 
+class RowLoss(msgspec.Struct, array_like=True):
+    """What one training row cost so far: its first and last loss, the sum over its passes, and their number."""
+
+    first: float
+    last: float
+    total: float
+    passes: int
+
+
 class Progress(msgspec.Struct):
     """The state of the loop.
 
@@ -41,6 +52,8 @@ class Progress(msgspec.Struct):
         best_valid_loss: Lowest validation loss of an epoch.
         epochs_without_improvement: Since that epoch.
         stopped_early: Patience ran out.
+        row_losses: Losses of the rows trained so far, by their index in the training data.
+        weight_counts: Trained tokens by their weight, see ``engine.step``; empty where all weigh the same.
     """
 
     step: int = 0
@@ -52,6 +65,8 @@ class Progress(msgspec.Struct):
     best_valid_loss: float | None = None
     epochs_without_improvement: int = 0
     stopped_early: bool = False
+    row_losses: dict[int, RowLoss] = {}
+    weight_counts: list[int] = []
 
     def next_batch(self, rows: int, batch_size: int, seed: int) -> list[int]:
         """Return the indices of the next step's rows; their order depends on seed and epoch alone."""
@@ -80,6 +95,15 @@ class Progress(msgspec.Struct):
         if self.position >= rows:
             self.epoch, self.position = self.epoch + 1, 0
         return record
+
+    def note_tokens_and_rows(self, result: StepResult, rows: Sequence[int]) -> None:
+        """Take in what the step on the rows of these indices cost, row by row, and how its tokens weighed."""
+        for row, loss in zip(rows, result.losses, strict=True):
+            known = self.row_losses.get(row, RowLoss(loss, loss, 0.0, 0))
+            self.row_losses[row] = RowLoss(known.first, loss, known.total + loss, known.passes + 1)
+        if result.weight_counts:
+            counts = self.weight_counts or [0] * len(result.weight_counts)
+            self.weight_counts = [old + new for old, new in zip(counts, result.weight_counts, strict=True)]
 
     def note_validation(self, loss: float, patience: int) -> None:
         """Take in an epoch's validation loss; without improvement for ``patience`` epochs (0: any) the run stops."""

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from worker.training.types import LossOutput
 
 
+# Token weights are counted in bins of a twentieth up to 2, the largest weight that NLFT gives; what is above is in the
+# last bin.
+WEIGHT_BIN = 0.05
+WEIGHT_BINS = 40
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """Figures of a step or an evaluation.
@@ -33,6 +39,9 @@ class StepResult:
         grad_norm: Before clipping; 0 in an evaluation.
         tokens: Prompt and response tokens of the main pass.
         metrics: The method's own, means over examples.
+        losses: Of every example, in their order.
+        weight_counts: Scored tokens of the main pass in bins of weight, see ``WEIGHT_BIN``; empty where the method
+            gives every token the same.
     """
 
     loss: float
@@ -40,6 +49,8 @@ class StepResult:
     grad_norm: float
     tokens: int
     metrics: Mapping[str, float]
+    losses: Sequence[float]
+    weight_counts: Sequence[int]
 
 
 class Stepper:
@@ -119,7 +130,7 @@ class Stepper:
     def _accumulate(self, examples: Sequence[PreparedExample], begin: Callable[[int], None]) -> _Totals:
         """Run all micro-batches, with backward passes where autograd is on; nothing here waits for the device."""
         passes = self._passes if torch.is_grad_enabled() else [replace(p, with_grad=False) for p in self._passes]
-        totals = _Totals([], [], {}, sum(example.tokens([self._main]) for example in examples))
+        totals = _Totals([], [], {}, [], sum(example.tokens([self._main]) for example in examples))
         for group in group_by_budget(self._sizes(examples), self._scorer.micro_batch_tokens):
             begin(group.start)
             part = [examples[index] for index in group]
@@ -138,6 +149,7 @@ class _Totals:
     losses: list[Tensor]
     hits: list[Tensor]
     metrics: dict[str, list[Tensor]]
+    weight_counts: list[Tensor]
     tokens: int
 
     def add(self, output: LossOutput, hits: Tensor) -> None:
@@ -145,6 +157,15 @@ class _Totals:
         self.hits.append(hits)
         for name, value in output.metrics.items():
             self.metrics.setdefault(name, []).append(value * len(output.losses))
+        if output.token_weights is not None:
+            self.weight_counts.append(_count_weights(output.token_weights))
+
+
+def _count_weights(weights: Tensor) -> Tensor:
+    """Return how many of ``weights`` [N] lie in each bin, int64 [WEIGHT_BINS]."""
+    # Compared with every bin, since histograms on a GPU are not deterministic or wait for the device.
+    bins = (weights / WEIGHT_BIN).floor().clamp(0, WEIGHT_BINS - 1)
+    return (bins[:, None] == torch.arange(WEIGHT_BINS, device=weights.device)).sum(dim=0)
 
 
 def _summarize(totals: _Totals, examples: int, *, grad_norm: Tensor | None) -> StepResult:
@@ -152,17 +173,19 @@ def _summarize(totals: _Totals, examples: int, *, grad_norm: Tensor | None) -> S
     hits = torch.cat(totals.hits)
     names = list(totals.metrics)
     norm = hits.new_zeros((), dtype=torch.float32) if grad_norm is None else grad_norm
-    sums = [
-        torch.cat(totals.losses).sum(),
-        hits.sum(),
-        norm,
-        *(torch.stack(totals.metrics[name]).sum() for name in names),
-    ]
-    loss, hit, norm_value, *values = torch.stack([value.float() for value in sums]).tolist()
+    losses = torch.cat(totals.losses)
+    counts = [torch.stack(totals.weight_counts).sum(dim=0)] if totals.weight_counts else []
+    sums = [hits.sum(), norm, *(torch.stack(totals.metrics[name]).sum() for name in names)]
+    # Doubles hold both the losses' bits and the counts.
+    found = torch.cat([torch.stack([value.double() for value in [losses.sum(), *sums]]), losses, *counts]).tolist()
+    loss, hit, norm_value = found[:3]
+    values, rest = found[3 : 3 + len(names)], found[3 + len(names) :]
     return StepResult(
         loss=loss / examples,
         accuracy=hit / max(1, len(hits)),
         grad_norm=norm_value,
         tokens=totals.tokens,
         metrics={name: value / examples for name, value in zip(names, values, strict=True)},
+        losses=rest[:examples],
+        weight_counts=[int(count) for count in rest[examples:]],
     )

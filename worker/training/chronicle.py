@@ -1,0 +1,76 @@
+"""What is kept of a run for people to read: saliency of the pinned rows, what every row cost, the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.training.events import PhaseEvent
+from worker.training.explaining.pinning import choose_pinned
+from worker.training.explaining.recorder import SaliencyRecorder
+from worker.training.explaining.row_losses import ROW_LOSSES_FILE, rank_rows, write_row_losses
+from worker.training.spec import SALIENCY_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from transformers import PreTrainedTokenizerBase
+
+    from worker.training.data.reader import Row
+    from worker.training.engine.progress import Progress
+    from worker.training.engine.scoring import PreparedExample, Scorer
+    from worker.training.observer import Observer
+    from worker.training.preparation import Recipe
+    from worker.training.spec import TrainingSpec
+
+
+class Chronicle:
+    """Keeps the story of one run.
+
+    Args:
+        workspace: The run's folder.
+        spec: What is run.
+        recipe: Its method and hyperparameters.
+        rows: The training rows.
+        prepared: The same, rendered.
+        tokenizer: Of the base model.
+
+    Raises:
+        SpecError: A line that should be followed holds no row.
+    """
+
+    def __init__(
+        self,
+        workspace: Path,
+        spec: TrainingSpec,
+        recipe: Recipe,
+        rows: Sequence[Row],
+        prepared: Sequence[PreparedExample],
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        self._rows = rows
+        pinned = [prepared[index] for index in choose_pinned(rows, spec.saliency, spec.method)]
+        self._recorder = SaliencyRecorder(workspace, recipe, pinned, tokenizer)
+
+    @property
+    def companions(self) -> Mapping[str, Path]:
+        """Files that a checkpoint must carry along, by their name in it."""
+        return {SALIENCY_FILE: self._recorder.history_file}
+
+    def begin(self, scorer: Scorer, observer: Observer) -> None:
+        """Record the pinned rows before the first step; call it inside ``scorer.attention()``."""
+        if not self._recorder.is_idle:
+            observer.emit(PhaseEvent("explaining"))
+            self._recorder.record(scorer, 0, observer)
+
+    def note_checkpoint(self, scorer: Scorer, progress: Progress, total_steps: int, observer: Observer) -> None:
+        """Record the pinned rows beside a checkpoint, unless the last record is recent."""
+        is_last = progress.step == total_steps or progress.stopped_early
+        if self._recorder.is_due(progress.step, total_steps, is_last=is_last):
+            self._recorder.record(scorer, progress.step, observer)
+
+    def export(self, folder: Path, progress: Progress) -> None:
+        """Write the artifacts for people into ``folder``."""
+        self._recorder.export(folder)
+        write_row_losses(folder / ROW_LOSSES_FILE, rank_rows(self._rows, progress.row_losses))
