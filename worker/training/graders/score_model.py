@@ -69,7 +69,7 @@ def _find_score(text: str, span: tuple[float, float]) -> float | None:
     for label in reversed(list(_LABELLED.finditer(text))):
         if (found := _SCORE.match(text, label.end())) is not None:
             return _value(found, span)
-    lines = [line.strip(" \t*_`$.") for line in text.strip().splitlines()]
+    lines = [line.rstrip(" .").strip(" \t*_`$") for line in text.strip().splitlines()]
     if lines and (found := _SCORE.fullmatch(lines[-1])) is not None:
         return _value(found, span)
     values = {_value(found, span) for found in _SCORE.finditer(text)}

@@ -16,7 +16,7 @@ ROW_FIELDS = ("messages", "question", "reference", "judgment")
 
 Path = tuple[str | int, ...]
 
-_SLOT = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_SLOT = re.compile(r"\{\{([^{}]*)\}\}")
 _STEP = re.compile(r"""\.(?P<field>\w+)|\[(?P<index>\d{1,9})\]|\[(?P<quote>['"])(?P<key>[^'"\]]*)(?P=quote)\]""")
 _ROOT = re.compile(r"[A-Za-z_]\w*")
 
