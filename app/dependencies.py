@@ -5,6 +5,7 @@
 | ``DbSession`` | a session; the code commits explicitly, what is left is rolled back before the answer is sent |
 | ``Sessions`` | the session factory, for async endpoints that hand their database work to a thread |
 | ``Store``, ``Queue``, ``RequestSettings`` | blob store, job queue, settings |
+| ``ModelEndpoints`` | the model endpoints that the operator has set up |
 | ``Annotated[AuthenticatedKey, require(Scope.JOBS_WRITE)]`` | the caller; each scope has a short alias below |
 | ``PageParams`` | ``after`` and ``limit`` of a list |
 """
@@ -21,6 +22,7 @@ from starlette.requests import HTTPConnection
 
 from app.auth.scopes import Scope
 from app.auth.service import AuthenticatedKey, KeyVerifier
+from app.completions.configuration import Endpoints
 from app.core.errors import AuthenticationError, PermissionDeniedError
 from app.core.pagination import PageQuery
 from app.core.settings import Settings
@@ -41,6 +43,7 @@ class Resources:
     store: BlobStore
     queue: JobQueue
     verifier: KeyVerifier
+    endpoints: Endpoints
 
     def close(self) -> None:
         """Drop every connection."""
@@ -52,7 +55,7 @@ def build_resources(settings: Settings) -> Resources:
     """Return the resources that ``settings`` describe; connects to nothing yet.
 
     Raises:
-        ValueError: The pepper is missing or the storage URL is wrong.
+        ValueError: The pepper is missing, the storage URL or the file of endpoints is wrong.
     """
     engine = build_engine(settings)
     sessions = build_session_factory(engine)
@@ -64,6 +67,7 @@ def build_resources(settings: Settings) -> Resources:
         store=BlobStore.from_url(settings.storage_url),
         queue=JobQueue.from_settings(settings),
         verifier=verifier,
+        endpoints=Endpoints.from_settings(settings),
     )
 
 
@@ -87,6 +91,10 @@ async def _store(request: Request) -> BlobStore:
 
 async def _queue(request: Request) -> JobQueue:
     return get_resources(request).queue
+
+
+async def _endpoints(request: Request) -> Endpoints:
+    return get_resources(request).endpoints
 
 
 async def _session(request: Request) -> AsyncIterator[Session]:
@@ -143,6 +151,7 @@ Sessions = Annotated[SessionFactory, Depends(_sessions)]
 Store = Annotated[BlobStore, Depends(_store)]
 Queue = Annotated[JobQueue, Depends(_queue)]
 RequestSettings = Annotated[Settings, Depends(_settings)]
+ModelEndpoints = Annotated[Endpoints, Depends(_endpoints)]
 PageParams = Annotated[PageQuery, Query()]
 
 FilesReader = Annotated[AuthenticatedKey, require(Scope.FILES_READ)]

@@ -24,6 +24,8 @@ def describe_faults(faults: Sequence[Mapping[str, Any]], model: Any, *, prefix: 
     told: dict[str, tuple[str, str]] = {}
     for fault in faults:
         path, known = _resolve(fault, model)
+        if fault["type"].startswith("union_tag_"):
+            path = ".".join(filter(None, (path, fault["ctx"]["discriminator"].strip("'"))))
         place = ".".join(part for part in (prefix, path) if part)
         told.setdefault(place, (_sentence(place, fault, known), _CODES.get(fault["type"], "invalid_value")))
     first = next(iter(told))

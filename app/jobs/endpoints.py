@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Query
 
 from app.adapters.schemas import ArtifactList
 from app.core.pagination import Page
-from app.dependencies import DbSession, JobsReader, JobsWriter, PageParams, Queue, RequestSettings
+from app.dependencies import DbSession, JobsReader, JobsWriter, ModelEndpoints, PageParams, Queue, RequestSettings
 from app.jobs import deduplication, service
 from app.jobs.schemas import CheckpointQuery, CheckpointRead, EventRead, JobCreate, JobQuery, JobRead
 from app.jobs.wire import read_job
@@ -22,6 +22,7 @@ def create_job(
     session: DbSession,
     queue: Queue,
     settings: RequestSettings,
+    endpoints: ModelEndpoints,
     idempotency_key: Annotated[str | None, Header(description="Repeating the call returns the same job.")] = None,
     x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> JobRead:
@@ -29,7 +30,7 @@ def create_job(
     attempt = deduplication.identify(
         key.project_id, body, idempotency_key=idempotency_key, retry_count=x_stainless_retry_count
     )
-    job = service.create_job(session, attempt, body, max_queued_jobs=settings.max_queued_jobs)
+    job = service.create_job(session, attempt, body, endpoints=endpoints, max_queued_jobs=settings.max_queued_jobs)
     answer = read_job(job)
     service.announce(session, queue, job)
     return answer

@@ -82,9 +82,12 @@ def _find_file(session: Session, project_id: str, file_id: str, param: str, meth
 
 
 def _check_fields(file: File, param: str, method: Method) -> None:
-    """Refuse a training file whose rows lack what the method needs; validation rows without it are only graded."""
+    """Refuse a training file whose rows lack what the method needs; validation rows without it are only graded.
+
+    Responses are no matter: what has none has a reference, as every upload is checked for, and gets sampled ones.
+    """
     counts = (file.report or {}).get("counts", {})
-    for field in method.required_fields if param == "training_file" else ():
+    for field in set(method.required_fields) - {"response"} if param == "training_file" else ():
         lacking = counts.get(f"without_{field}", 0)
         if lacking:
             raise InvalidRequestError(

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.adapters import service as adapters
 from app.adapters.schemas import ArtifactList
+from app.completions.configuration import Endpoints
 from app.core.errors import ConflictError, InvalidRequestError, NotFoundError, RateLimitError
 from app.core.logging import get_logger
 from app.core.pagination import Page, PageQuery, build_page
@@ -23,7 +24,9 @@ from app.queue import JobQueue
 _LOG = get_logger(__name__)
 
 
-def create_job(session: Session, attempt: CreateAttempt, body: JobCreate, *, max_queued_jobs: int) -> FineTuningJob:
+def create_job(
+    session: Session, attempt: CreateAttempt, body: JobCreate, *, endpoints: Endpoints, max_queued_jobs: int
+) -> FineTuningJob:
     """Return the job that ``body`` asks for, committed: a new one, or the one that an earlier arrival has made.
 
     Raises:
@@ -35,7 +38,7 @@ def create_job(session: Session, attempt: CreateAttempt, body: JobCreate, *, max
     repository.lock_creation(session, attempt.project_id)
     job = deduplication.find_first_job(session, attempt)
     if job is None:
-        job = build_job(session, attempt, body)
+        job = build_job(session, attempt, body, endpoints)
         _check_quota(session, attempt.project_id, max_queued_jobs)
         lifecycle.submit(session, job)
         deduplication.remember(session, attempt, job)

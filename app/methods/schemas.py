@@ -30,6 +30,10 @@ class MethodRead(Schema):
     adapter: dict[str, Any] = Field(description="JSON Schema of `method.<id>.adapter`.")
     adapter_defaults: dict[str, Any] = Field(description="Adapter settings of a job that names none.")
     evaluation: dict[str, Any] = Field(description="JSON Schema of `method.<id>.evaluation`.")
+    building: dict[str, Any] = Field(
+        description="JSON Schema of `rollout`, `grader`, `pass_threshold`, `judge` and `mixture` in `method.<id>`."
+    )
+    building_defaults: dict[str, Any] = Field(description="How rows that lack something are built by default.")
     rows: list[RowRead]
 
 
@@ -38,4 +42,23 @@ class MethodList(Schema):
 
     object: Literal["list"] = "list"
     data: list[MethodRead]
+    has_more: Literal[False] = False
+
+
+class EndpointRead(Schema):
+    """A model endpoint that the operator has set up."""
+
+    id: str = Field(description="What a judge or grader writes as `model`, alone or followed by `/MODEL`.")
+    object: Literal["fine_tuning.endpoint"] = "fine_tuning.endpoint"
+    model: str | None = Field(description="Asked when the endpoint is named alone.")
+    models: list[str] = Field(description="Every model that may be named; `*` stands for any.")
+    max_requests: int = Field(description="Requests that one job may send.")
+    max_tokens: int = Field(description="Prompt and answer tokens that one job may be charged.")
+
+
+class EndpointList(Schema):
+    """Every endpoint."""
+
+    object: Literal["list"] = "list"
+    data: list[EndpointRead]
     has_more: Literal[False] = False

@@ -61,7 +61,7 @@ def fault_of(body: dict[str, Any], prefix: str = "") -> InvalidRequestError:
         ({"model": "m", "metadata": {"key": 1}}, "metadata.key", "invalid_value"),
         ({"model": "m", "rows": [{}, {"n_epochs": []}]}, "rows[1].n_epochs", "invalid_value"),
         ({"model": "m", "shape": {"kind": "alpha", "size": "x"}}, "shape.size", "invalid_value"),
-        ({"model": "m", "shape": {"kind": "gamma"}}, "shape", "invalid_value"),
+        ({"model": "m", "shape": {"kind": "gamma"}}, "shape.kind", "invalid_value"),
     ],
 )
 def test_the_param_is_the_path_that_the_caller_wrote(body: dict[str, Any], param: str, code: str) -> None:

@@ -1,0 +1,63 @@
+"""What a user wrote about building rows, checked against the rows and the operator's endpoints."""
+
+from collections.abc import Iterator
+
+from app.completions.configuration import Endpoints, UnknownEndpointError
+from app.core.errors import InvalidRequestError
+from app.db.models.file import File
+from app.jobs.resolution import RequestedMethod
+from worker.training.spec import BuildingSettings, EndpointJudge, MultiGrader, RowGrader, ScoreModelGrader
+
+_BUILT_FORMAT = "nlft"
+
+
+def resolve_building(requested: RequestedMethod, training_file: File, endpoints: Endpoints) -> BuildingSettings | None:
+    """Return complete settings of the building stages; None for rows of a format that is trained as it is.
+
+    Raises:
+        InvalidRequestError: A setting would have no effect, or names an endpoint that there is not.
+    """
+    report = training_file.report or {}
+    given = {
+        name: value
+        for name in BuildingSettings.model_fields
+        if (value := getattr(requested.settings, name)) is not None
+    }
+    if report.get("format") != _BUILT_FORMAT:
+        for name in given:
+            raise _idle(requested, name, f"needs rows of the format '{_BUILT_FORMAT}'")
+        return None
+    if "rollout" in given and not report.get("counts", {}).get("without_response"):
+        raise _idle(requested, "rollout", "would sample nothing: every row of the training file has a response")
+    building = BuildingSettings(**given)
+    for place, model in _asked_models(building):
+        _require_endpoint(f"{requested.block}.{place}", model, endpoints)
+    return building
+
+
+def _asked_models(building: BuildingSettings) -> Iterator[tuple[str, str]]:
+    """Yield place and name of every model behind an endpoint that the settings ask."""
+    if isinstance(building.judge, EndpointJudge):
+        yield "judge.model", building.judge.model
+    yield from _models_of_grader(building.grader)
+
+
+def _models_of_grader(grader: RowGrader) -> Iterator[tuple[str, str]]:
+    if isinstance(grader, ScoreModelGrader):
+        yield "grader.model", grader.model
+    elif isinstance(grader, MultiGrader):
+        for name, part in grader.graders.items():
+            if isinstance(part, ScoreModelGrader):
+                yield f"grader.graders.{name}.model", part.model
+
+
+def _require_endpoint(param: str, model: str, endpoints: Endpoints) -> None:
+    try:
+        endpoints.find(model)
+    except UnknownEndpointError as error:
+        raise InvalidRequestError(str(error), param=param, code="unknown_endpoint") from error
+
+
+def _idle(requested: RequestedMethod, name: str, reason: str) -> InvalidRequestError:
+    param = f"{requested.block}.{name}"
+    return InvalidRequestError(f"'{param}' {reason}.", param=param, code="invalid_value")
