@@ -12,8 +12,10 @@ from sqlalchemy import Engine
 from app.core.settings import Settings, get_settings
 from app.db.session import SessionFactory, build_engine, build_session_factory
 from app.storage import BlobStore
+from worker.previews.host import PreviewHost
 
 TRAINER_COMMAND = (sys.executable, "-m", "worker.training", "run")
+PREVIEW_COMMAND = (sys.executable, "-m", "worker.training", "preview")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class WorkerContext:
         factory: Short sessions; none is open while a child runs.
         store: Where inputs come from and results go.
         name: Shown as the owner of leases.
+        previews: The warm process that answers saliency previews.
         child_command: Program that trains; the workspace's path is appended.
         draining: Set once the process is asked to go: no claims from then on, running children are stopped.
     """
@@ -35,19 +38,28 @@ class WorkerContext:
     factory: SessionFactory
     store: BlobStore
     name: str
+    previews: PreviewHost
     child_command: tuple[str, ...] = TRAINER_COMMAND
     draining: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, child_command: tuple[str, ...] = TRAINER_COMMAND) -> Self:
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        child_command: tuple[str, ...] = TRAINER_COMMAND,
+        preview_command: tuple[str, ...] = PREVIEW_COMMAND,
+    ) -> Self:
         """Return a context with its own connection pool; connects on first use."""
         engine = build_engine(settings)
         name = f"{socket.gethostname()}:{os.getpid()}"
         store = BlobStore.from_url(settings.storage_url)
-        return cls(settings, engine, build_session_factory(engine), store, name, child_command)
+        previews = PreviewHost(settings, preview_command)
+        return cls(settings, engine, build_session_factory(engine), store, name, previews, child_command)
 
     def close(self) -> None:
-        """Drop the connections; the context connects again when it is used again."""
+        """End the warm process and drop the connections; both come back when the context is used again."""
+        self.previews.close()
         self.engine.dispose()
 
 

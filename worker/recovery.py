@@ -27,6 +27,7 @@ def start_background(context: WorkerContext) -> Callable[[], None]:
     def stop() -> None:
         for poller in pollers:
             poller.join()
+        context.previews.close()
         stop_reconciling()
 
     return stop

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.core.logging import get_logger
 from app.jobs import checkpoints
+from app.jobs.auto import adopt_settings
 from app.jobs.events import append_event
 from app.jobs.leases import Lease, LeaseLostError, renew
 from worker import patience
@@ -19,7 +20,8 @@ from worker.context import WorkerContext
 from worker.narration import Row, describe
 from worker.outputs import list_checkpoint_files
 from worker.progress import ProgressBoard
-from worker.training.events import CheckpointEvent, Event, PhaseEvent
+from worker.snapshots import store_snapshot
+from worker.training.events import CheckpointEvent, Event, PhaseEvent, SaliencyEvent
 from worker.uploads import upload
 
 BATCH_EVENTS = 100
@@ -70,7 +72,7 @@ class Reporter:
             if event.phase in self._phases:
                 return
             self._phases.add(event.phase)
-        if isinstance(event, CheckpointEvent) or describe(event) is not None:
+        if isinstance(event, CheckpointEvent | SaliencyEvent) or describe(event) is not None:
             self._queue.put(event)
 
     def close(self) -> None:
@@ -92,10 +94,10 @@ class Reporter:
         rows: list[Row] = []
         while not self._queue.empty():
             event = self._queue.get()
-            if isinstance(event, CheckpointEvent):
+            if isinstance(event, CheckpointEvent | SaliencyEvent):
                 self._write(rows)
                 rows = []
-                self._store_checkpoint(event)
+                self._store(event)
             elif (row := describe(event)) is not None:
                 rows.append(row)
         self._write(rows)
@@ -108,6 +110,8 @@ class Reporter:
                 seconds = self._context.settings.lease_seconds
                 cancel = renew(session, self._lease, lease_seconds=seconds, heartbeat=self._board.heartbeat())
                 for row in batch:
+                    if row.settings is not None:
+                        adopt_settings(session, self._lease, row.settings.hyperparameters, row.settings.auto)
                     append_event(
                         session,
                         self._lease.job_id,
@@ -126,16 +130,20 @@ class Reporter:
                 # Only a value that the database refuses comes here; one odd batch must not end a training.
                 _LOG.exception("events dropped", job_id=self._lease.job_id, events=len(batch))
 
-    def _store_checkpoint(self, event: CheckpointEvent) -> None:
+    def _store(self, event: CheckpointEvent | SaliencyEvent) -> None:
+        kind = "checkpoint" if isinstance(event, CheckpointEvent) else "saliency"
         for attempt in range(UPLOAD_TRIES):
             try:
-                self._upload_checkpoint(event)
+                if isinstance(event, CheckpointEvent):
+                    self._upload_checkpoint(event)
+                else:
+                    store_snapshot(self._context, self._lease, self._folder, event, give_up=self._give_up)
             except (OSError, ValueError, StorageError) as error:
-                _LOG.warning("checkpoint not stored", job_id=self._lease.job_id, step=event.step, error=str(error))
+                _LOG.warning(f"{kind} not stored", job_id=self._lease.job_id, step=event.step, error=str(error))
                 self._closing.wait(2.0**attempt)
             else:
                 return
-        self._write([Row("warn", f"The checkpoint at step {event.step} could not be stored; training goes on.")])
+        self._write([Row("warn", f"The {kind} at step {event.step} could not be stored; training goes on.")])
 
     def _upload_checkpoint(self, event: CheckpointEvent) -> None:
         files = upload(self._context, list_checkpoint_files(self._folder, event.path), give_up=self._give_up)

@@ -1,4 +1,4 @@
-"""Runs jobs on this host: claim, prepare, train in a child, settle. The calling thread is the job's slot."""
+"""Runs jobs, and previews between them: claim, prepare, train in a child, settle. The calling thread is the slot."""
 
 import shutil
 import time
@@ -24,6 +24,7 @@ from worker import patience, publishing, supervision
 from worker.adapter_check import BadOutputError
 from worker.context import WorkerContext
 from worker.outcomes import UNEXPECTED, Outcome, Verdict, classify
+from worker.previews.runs import run_next
 from worker.progress import ProgressBoard
 from worker.renewal import LeaseKeeper
 from worker.reporter import Reporter
@@ -40,16 +41,23 @@ _LOG = get_logger(__name__)
 def run_available(context: WorkerContext, hint: str | None = None) -> int:
     """Run the hinted job and then whatever else is queued, while this host has a free slot.
 
+    A preview that waits longer than every job comes first. The warm process of the previews makes room for a trainer.
+
     Returns:
-        How many attempts were made; 0 when every slot is taken, nothing is claimable or the process is draining.
+        How many attempts were made, at jobs and at previews; 0 when every slot is taken, nothing is claimable or the
+        process is draining.
     """
     attempts = 0
     with take_slot(context.settings.workspaces, context.settings.worker_slots) as slot:
         while slot is not None and not context.draining.is_set():
+            if run_next(context):
+                attempts += 1
+                continue
             lease = _claim(context, hint)
             if lease is None:
                 break
             pass_failpoint("after_claim")
+            context.previews.make_room()
             Attempt(context, lease, slot).run()
             attempts, hint = attempts + 1, None
     return attempts

@@ -21,6 +21,7 @@ ADAPTER = "adapter-"
 REQUEST = "req_"
 PROJECT = "proj_"
 API_KEY = "key_"
+PREVIEW = "preview_"
 
 
 def new_id(prefix: str) -> str:

@@ -50,6 +50,16 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(512 << 20, gt=0, description="Largest dataset file.")
     max_line_bytes: int = Field(2 << 20, gt=0, description="Longest dataset line.")
     max_queued_jobs: int = Field(1000, gt=0, description="Queued jobs a project may hold; more answer 429.")
+    max_preview_examples: int = Field(64, gt=0, description="Rows that one saliency preview takes.")
+    max_preview_tokens: int = Field(
+        32_768, gt=0, description="Tokens that one saliency preview takes, all contexts of its rows together."
+    )
+    max_open_previews: int = Field(
+        8, gt=0, description="Saliency previews of a project that may wait or run; more answer 429."
+    )
+    preview_wait_seconds: float = Field(
+        60.0, gt=0, description="How long a saliency preview waits for a free worker before it answers 503."
+    )
     body_idle_seconds: float = Field(30.0, gt=0, description="Longest silence inside a request body before 408.")
     database_pool_size: int = Field(10, gt=0, description="Connections a process keeps.")
     key_cache_seconds: float = Field(
@@ -60,6 +70,10 @@ class Settings(BaseSettings):
 
     worker_slots: int = Field(1, gt=0, description="Jobs that one worker process runs at a time.")
     worker_threads: int | None = Field(None, gt=0, description="CPU threads of one trainer; default: cores / slots.")
+    preview_seconds: float = Field(120.0, gt=0, description="Longest computation of one saliency preview.")
+    preview_idle_seconds: float = Field(
+        600.0, gt=0, description="How long a worker keeps the base model of the last saliency preview loaded."
+    )
     lease_seconds: float = Field(60.0, gt=0, description="Silence after which a running job may be taken over.")
     renew_seconds: float = Field(
         15.0, gt=0, description="Heartbeat period; also the worst delay before a cancel is seen."

@@ -2,13 +2,25 @@
 
 from typing import Annotated, NoReturn
 
+import msgspec
 from fastapi import APIRouter, Header, Query
+from starlette.responses import Response
 
 from app.adapters.schemas import ArtifactList
 from app.core.pagination import Page
-from app.dependencies import DbSession, JobsReader, JobsWriter, ModelEndpoints, PageParams, Queue, RequestSettings
+from app.dependencies import (
+    DbSession,
+    JobsReader,
+    JobsWriter,
+    ModelEndpoints,
+    PageParams,
+    Queue,
+    RequestSettings,
+    Store,
+)
 from app.jobs import deduplication, service
 from app.jobs.schemas import CheckpointQuery, CheckpointRead, EventRead, JobCreate, JobQuery, JobRead
+from app.jobs.snapshots import SnapshotPage, SnapshotQuery
 from app.jobs.wire import read_job
 
 router = APIRouter(tags=["fine-tuning"])
@@ -84,3 +96,17 @@ def list_checkpoints(
 def list_artifacts(fine_tuning_job_id: str, key: JobsReader, session: DbSession) -> ArtifactList:
     """List the files of the job's adapter; empty until the job has succeeded."""
     return service.list_artifacts(session, key.project_id, fine_tuning_job_id)
+
+
+@router.get("/v1/fine_tuning/jobs/{fine_tuning_job_id}/saliency", response_model=SnapshotPage)
+def list_saliency(
+    fine_tuning_job_id: str,
+    query: Annotated[SnapshotQuery, Query()],
+    key: JobsReader,
+    *,
+    session: DbSession,
+    store: Store,
+) -> Response:
+    """List what the model made of the pinned examples, token by token: at step 0, at checkpoints and at the end."""
+    page = service.list_saliency(session, store, key.project_id, fine_tuning_job_id, query)
+    return Response(msgspec.json.encode(page), media_type="application/json")

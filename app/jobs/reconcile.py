@@ -19,6 +19,7 @@ from app.db.session import SessionFactory, build_engine, build_session_factory, 
 from app.jobs import checkpoints, dispatch, lifecycle
 from app.jobs.exclusive import COLLECT, RECONCILE, Turn
 from app.queue import JobQueue
+from app.saliency import repository as previews
 from app.storage import BlobStore
 from app.storage.collection import adopt_orphans, collect, remove_expired_files
 
@@ -106,6 +107,7 @@ class Reconciler:
     def _prune(self) -> None:
         with transaction(self.factory) as session:
             checkpoints.prune(session, keep=self.settings.checkpoints_kept)
+            previews.remove_forgotten(session, older_seconds=self.settings.lease_seconds)
 
 
 def start_reconcile_loop(settings: Settings) -> Callable[[], None]:

@@ -1,6 +1,6 @@
 """What the job routes do."""
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -18,8 +18,10 @@ from app.jobs.deduplication import CreateAttempt
 from app.jobs.filters import read_filter
 from app.jobs.publication import tuned_model_name
 from app.jobs.schemas import CheckpointQuery, CheckpointRead, EventRead, JobCreate, JobQuery, JobRead
+from app.jobs.snapshots import SnapshotQuery, list_records
 from app.jobs.wire import read_checkpoint, read_event, read_job
 from app.queue import JobQueue
+from app.storage import BlobStore
 
 _LOG = get_logger(__name__)
 
@@ -147,6 +149,18 @@ def list_artifacts(session: Session, project_id: str, job_id: str) -> ArtifactLi
         NotFoundError: The project has no such job.
     """
     return adapters.list_job_artifacts(session, get_job(session, project_id, job_id).id)
+
+
+def list_saliency(
+    session: Session, store: BlobStore, project_id: str, job_id: str, query: SnapshotQuery
+) -> dict[str, Any]:
+    """Return a page of the saliency records of a job's pinned examples.
+
+    Raises:
+        NotFoundError: The project has no such job.
+        InvalidRequestError: ``after`` is no record's id.
+    """
+    return list_records(session, store, get_job(session, project_id, job_id).id, query)
 
 
 def announce(session: Session, queue: JobQueue, job: FineTuningJob) -> None:

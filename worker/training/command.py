@@ -1,9 +1,11 @@
 """Command line of the training library.
 
     python -m worker.training run WORKSPACE                          train what WORKSPACE/spec.json says
+    python -m worker.training preview WORKSPACE                      answer saliency previews until the parent is gone
     python -m worker.training import-model SOURCE --cache DIR        import a base model; prints its facts as JSON
 
-Exit statuses are those of ``errors.ExitCode``. ``events`` describes how ``run`` talks to a parent process.
+Exit statuses are those of ``errors.ExitCode``. ``events`` describes how ``run`` talks to a parent process,
+``previews.protocol`` how ``preview`` does.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import torch
 from pydantic import ValidationError
 from transformers.utils import logging as transformers_logging
 
+from worker.training.completions import Completions
 from worker.training.errors import (
     BaseModelError,
     DatasetError,
@@ -32,6 +35,8 @@ from worker.training.events import ErrorEvent
 from worker.training.model.gguf_import import import_model
 from worker.training.observer import Observer
 from worker.training.parent_link import ParentLink
+from worker.training.previews.link import PreviewLink
+from worker.training.previews.server import serve
 from worker.training.spec import SPEC_FILE, TrainingSpec
 from worker.training.trainer import train
 
@@ -44,14 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     transformers_logging.disable_progress_bar()
     if options.command == "run":
-        return run(options.workspace, ParentLink.from_environment(os.environ))
+        link = ParentLink.from_environment(os.environ)
+        return run(options.workspace, link, link)
+    if options.command == "preview":
+        return serve(options.workspace, PreviewLink.from_environment(os.environ))
     return _import(options.source, options.cache, options.name)
 
 
-def run(workspace: Path, observer: Observer) -> int:
-    """Train what ``workspace`` describes, report every outcome to ``observer`` and return the exit status."""
+def run(workspace: Path, observer: Observer, completions: Completions | None = None) -> int:
+    """Train what ``workspace`` describes, report every outcome to ``observer`` and return the exit status.
+
+    ``completions`` reaches the endpoints that the run's grader and judge may ask.
+    """
     try:
-        observer.emit(train(workspace, load_spec(workspace), observer))
+        observer.emit(train(workspace, load_spec(workspace), observer, completions))
     except TrainingInterrupted as interruption:
         return interruption.exit_code
     except TrainingError as error:
@@ -129,6 +140,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="train what WORKSPACE/spec.json says")
     run_parser.add_argument("workspace", type=Path)
+    preview_parser = commands.add_parser("preview", help="answer saliency previews until the parent is gone")
+    preview_parser.add_argument("workspace", type=Path)
     import_parser = commands.add_parser("import-model", help="import a base model and print its facts as JSON")
     import_parser.add_argument("source", help="a .gguf file, a Hugging Face folder or an installed package")
     import_parser.add_argument("--cache", type=Path, required=True, help="folder of imported models")

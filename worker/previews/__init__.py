@@ -1,0 +1,1 @@
+"""Saliency previews on a worker: one warm process that answers them, and the claims of what it works on."""
