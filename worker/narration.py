@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import msgspec
 
 from app.db.base import Json
-from worker.training.events import EvaluationEvent, Event, MessageEvent, MetricsEvent, PhaseEvent
+from app.jobs.auto import tell_choices
+from worker.training.events import EvaluationEvent, Event, MessageEvent, MetricsEvent, PhaseEvent, SettingsEvent
 
 _PHASES = {
     "preparing": "Reading the training data and loading the base model.",
@@ -22,12 +23,13 @@ _PHASES = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An event as it is stored."""
+    """An event as it is stored; ``settings`` also go to the job itself."""
 
     level: str
     message: str
     type: str = "message"
     data: Json | None = None
+    settings: SettingsEvent | None = None
 
 
 def describe(event: Event) -> Row | None:
@@ -37,6 +39,9 @@ def describe(event: Event) -> Row | None:
             return Row("info", _step_message(event), "metrics", _step_data(event))
         case MessageEvent():
             return Row(event.level, event.message.replace("\x00", ""), data=event.data)
+        case SettingsEvent():
+            data = {"hyperparameters": event.hyperparameters, "auto": event.auto}
+            return Row("info", tell_choices(event.auto), data=data, settings=event)
         case EvaluationEvent():
             share = f"{event.correct} of {event.total} answers correct"
             message = f"Accuracy {event.stage} training: {event.accuracy:.1%} ({share})."

@@ -17,7 +17,7 @@ from app.jobs.inputs import JobInputs, find_inputs
 from app.jobs.resolution import ResolvedMethod, read_method, resolve_method
 from app.jobs.schemas import JobCreate
 from worker.training.methods.auto import RunFacts
-from worker.training.spec import BaseModelRef, BuildingSettings, TrainingSpec
+from worker.training.spec import BaseModelRef, BuildingSettings, MixtureSettings, TrainingSpec
 
 _SEEDS = 2**31
 _LONGEST_SUFFIX = 64
@@ -34,13 +34,10 @@ def build_job(session: Session, attempt: CreateAttempt, body: JobCreate, endpoin
     _refuse_integrations(body)
     suffix = _safe_suffix(body.suffix)
     inputs = find_inputs(session, attempt.project_id, body, requested.method)
-    facts = RunFacts(
-        rows=inputs.training_rows,
-        model_parameters=inputs.base_model.parameters,
-        context_length=inputs.base_model.context_length,
-    )
+    building = resolve_building(requested, inputs.training_file, endpoints)
+    facts = _facts(inputs, building)
     resolved = resolve_method(requested, facts, is_validated=inputs.validation_file is not None)
-    resolved = replace(resolved, building=resolve_building(requested, inputs.training_file, endpoints))
+    resolved = replace(resolved, building=building)
     job_id = ids.new_id(ids.JOB)
     seed = secrets.randbelow(_SEEDS) if body.seed is None else body.seed
     return FineTuningJob(
@@ -54,6 +51,7 @@ def build_job(session: Session, attempt: CreateAttempt, body: JobCreate, endpoin
         seed=seed,
         job_metadata=body.metadata,
         method=resolved.to_json(),
+        auto=resolved.auto,
         integrations=body.integrations,
         spec=_freeze(job_id, seed, inputs, resolved).model_dump(mode="json"),
         request_digest=attempt.digest,
@@ -67,12 +65,26 @@ def _freeze(job_id: str, seed: int, inputs: JobInputs, resolved: ResolvedMethod)
         job_id=job_id,
         base_model=BaseModelRef(name=base_model.id, path=base_model.path, digest=base_model.digest),
         method=resolved.name,
-        hyperparameters=resolved.hyperparameters.model_dump(mode="json"),
+        hyperparameters=resolved.values,
         adapter=resolved.adapter,
         evaluation=resolved.evaluation,
         building=resolved.building or BuildingSettings(),
         has_validation_file=inputs.validation_file is not None,
         seed=seed,
+    )
+
+
+def _facts(inputs: JobInputs, building: BuildingSettings | None) -> RunFacts:
+    """Return what "auto" can depend on before a row was looked at: the counts of the upload."""
+    counts = (inputs.training_file.report or {}).get("counts", {})
+    known = counts.get("right", 0) + counts.get("wrong", 0)
+    is_mixed = building is not None and building.mixture != MixtureSettings()
+    return RunFacts(
+        rows=inputs.training_rows,
+        model_parameters=inputs.base_model.parameters,
+        context_length=inputs.base_model.context_length,
+        rows_are_final=not is_mixed and not counts.get("without_response"),
+        wrong_share=counts["wrong"] / known if counts.get("wrong") else None,
     )
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, delete, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from app.core.errors import ConflictError, NotFoundError
+from app.db.base import Json
 from app.db.models.file import FileHold
 from app.db.models.fine_tuning_job import TERMINAL, FineTuningJob, JobStatus
 from app.db.models.job_attempt import JobAttempt
@@ -68,7 +69,12 @@ def submit(session: Session, job: FineTuningJob) -> None:
     session.flush()
     file_ids = {job.training_file_id, job.validation_file_id} - {None}
     session.add_all(FileHold(job_id=job.id, file_id=file_id) for file_id in sorted(filter(None, file_ids)))
-    append_event(session, job.id, attempt=0, level="info", message=f"Created fine-tuning job: {job.id}")
+    message = f"Created fine-tuning job: {job.id}"
+    append_event(session, job.id, attempt=0, level="info", message=message, data=_settings(job))
+
+
+def _settings(job: FineTuningJob) -> Json:
+    return {"hyperparameters": job.spec["hyperparameters"], "auto": job.auto or {}}
 
 
 def request_cancel(session: Session, project_id: str, job_id: str) -> FineTuningJob:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -10,9 +10,10 @@ from pydantic import BaseModel, ValidationError
 from app.core.errors import InvalidRequestError
 from app.core.field_paths import invalid_request
 from app.db.base import Json
+from app.jobs.auto import note_choices
 from app.jobs.schemas import JobCreate, MethodSettings
 from worker.training.methods import METHODS
-from worker.training.methods.auto import RunFacts
+from worker.training.methods.auto import AUTO, RunFacts
 from worker.training.methods.base import Hyperparameters, Method
 from worker.training.spec import BuildingSettings, EvaluationSettings, LoraSettings
 
@@ -43,12 +44,19 @@ class ResolvedMethod:
     hyperparameters: Hyperparameters
     adapter: LoraSettings
     evaluation: EvaluationSettings
+    auto: Json = field(default_factory=dict)
     building: BuildingSettings | None = None
+
+    @property
+    def values(self) -> Json:
+        """The hyperparameters; "auto" where it has to wait for the rows."""
+        waiting = {name: AUTO for name, choice in self.auto.items() if choice["value"] == AUTO}
+        return self.hyperparameters.model_dump(mode="json") | waiting
 
     def to_json(self) -> Json:
         """Return the block as a job shows it."""
         settings = {
-            "hyperparameters": self.hyperparameters.model_dump(mode="json"),
+            "hyperparameters": self.values,
             "adapter": self.adapter.model_dump(mode="json"),
             "evaluation": self.evaluation.model_dump(mode="json"),
             **(self.building.model_dump(mode="json") if self.building else {}),
@@ -96,7 +104,9 @@ def resolve_method(requested: RequestedMethod, facts: RunFacts, *, is_validated:
     adapter = method.adapter(hyperparameters)
     if settings.adapter is not None:
         adapter = adapter.model_copy(update=settings.adapter.model_dump(exclude_unset=True))
-    return ResolvedMethod(method.name, hyperparameters, adapter, settings.evaluation or EvaluationSettings())
+    choices = method.hyperparameters_type.explain_auto(settings.hyperparameters, facts)
+    auto = note_choices(choices, rows_are_final=facts.rows_are_final)
+    return ResolvedMethod(method.name, hyperparameters, adapter, settings.evaluation or EvaluationSettings(), auto)
 
 
 def _find_method(written: Mapping[str, Any]) -> Method:

@@ -67,9 +67,9 @@ class MethodSettings(SpecModel):
 class JobHyperparameters(Schema):
     """The three values that OpenAI's job object shows at the top."""
 
-    n_epochs: int
-    batch_size: int
-    learning_rate_multiplier: float
+    n_epochs: int | Literal["auto"]
+    batch_size: int | Literal["auto"]
+    learning_rate_multiplier: float | Literal["auto"]
 
 
 class JobError(Schema):
@@ -78,6 +78,13 @@ class JobError(Schema):
     code: str
     message: str
     param: str | None
+
+
+class AutoValue(Schema):
+    """A value that "auto" stands for; "auto" itself until the rows are built."""
+
+    value: Any
+    reason: str
 
 
 class JobService(Schema):
@@ -89,6 +96,9 @@ class JobService(Schema):
     started_at: UnixTime | None
     cancel_requested_at: UnixTime | None
     base_model_digest: str = Field(description="sha256 that pins the base model's files.")
+    auto: dict[str, AutoValue] | None = Field(description='What every "auto" stands for, and why.')
+    prediction: dict[str, Any] | None = Field(description="What the job was expected to take, when it was created.")
+    outcome: dict[str, Any] | None = Field(description="What it took, once it has succeeded.")
 
 
 class JobRead(Schema):

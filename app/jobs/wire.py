@@ -21,7 +21,7 @@ def read_job(job: FineTuningJob) -> JobRead:
             "fine_tuned_model": job.fine_tuned_model,
             "organization_id": job.project_id,
             "status": job.status,
-            "hyperparameters": _known(JobHyperparameters, job.spec["hyperparameters"]),
+            "hyperparameters": _known(JobHyperparameters, job.method[job.method["type"]]["hyperparameters"]),
             "method": job.method,
             "training_file": job.training_file_id,
             "validation_file": job.validation_file_id,
@@ -38,6 +38,9 @@ def read_job(job: FineTuningJob) -> JobRead:
                 "started_at": job.started_at,
                 "cancel_requested_at": job.cancel_requested_at,
                 "base_model_digest": job.spec["base_model"]["digest"],
+                "auto": job.auto,
+                "prediction": job.prediction,
+                "outcome": job.outcome,
             },
         }
     )

@@ -61,6 +61,16 @@ class MetricsEvent(msgspec.Struct, tag="metrics", tag_field="type", frozen=True,
     extra: dict[str, float] | None = None
 
 
+class SettingsEvent(msgspec.Struct, tag="settings", tag_field="type", frozen=True):
+    """Hyperparameters that had to wait for the rows: all values, and why "auto" stands for what it does.
+
+    ``auto`` maps names to ``{"value", "reason"}``.
+    """
+
+    hyperparameters: dict[str, Any]
+    auto: dict[str, dict[str, Any]]
+
+
 class CheckpointEvent(msgspec.Struct, tag="checkpoint", tag_field="type", frozen=True):
     """A complete checkpoint lies in ``path``, relative to the workspace; its ``manifest.json`` was written last."""
 
@@ -114,21 +124,23 @@ class CompletionAnswer(msgspec.Struct, frozen=True):
     """What came back: ``text``, or ``error`` with a machine ``code``.
 
     Codes: ``timeout``, ``refused`` (the endpoint said no), ``unreachable``, ``malformed``, ``budget_exhausted``,
-    ``unknown_endpoint``.
+    ``unknown_endpoint``. ``tokens`` is what question and answer cost, where it is known.
     """
 
     id: int
     text: str | None = None
     code: str | None = None
     error: str | None = None
+    tokens: int | None = None
 
 
 class ResultEvent(msgspec.Struct, tag="result", tag_field="type", frozen=True):
-    """Training is done; the artifacts lie in ``outputs/``."""
+    """Training is done; the artifacts lie in ``outputs/``. ``usage`` is what it took (``estimation.Usage``)."""
 
     trained_tokens: int
     steps: int
     metrics: dict[str, float]
+    usage: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class ErrorEvent(msgspec.Struct, tag="error", tag_field="type", frozen=True):
@@ -144,6 +156,7 @@ Event = (
     PhaseEvent
     | ProgressEvent
     | MessageEvent
+    | SettingsEvent
     | MetricsEvent
     | CheckpointEvent
     | EvaluationEvent

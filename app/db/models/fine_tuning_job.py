@@ -42,6 +42,7 @@ class FineTuningJob(Base):
     """One requested run. ``status`` is written by ``app.jobs.lifecycle`` alone.
 
     ``spec`` is the frozen, resolved training spec (``worker.training.spec.TrainingSpec``) without file paths.
+    ``auto`` says why a value was chosen; ``prediction`` and ``outcome`` hold the same figures before and after.
     ``attempt`` and ``lease_token`` fence every write of a worker; only the database clock is used for leases.
     """
 
@@ -76,6 +77,9 @@ class FineTuningJob(Base):
     method: Mapped[Json]
     integrations: Mapped[list[Json] | None]
     spec: Mapped[Json]
+    auto: Mapped[Json | None]
+    prediction: Mapped[Json | None]
+    outcome: Mapped[Json | None]
     request_digest: Mapped[str] = mapped_column(index=True)
     request_retry_count: Mapped[int] = mapped_column(server_default="0")
 

@@ -26,6 +26,7 @@ class RunFacts:
         rows: Training rows.
         model_parameters: Of the base model.
         context_length: Of the base model, in tokens.
+        rows_are_final: False while responses are yet to be sampled or rows to be left out; ``rows`` is then a guess.
         wrong_share: Share of the rows whose response is wrong; None: not known.
         base_accuracy: Share of right responses among those sampled from the base model; None: none were sampled.
     """
@@ -33,6 +34,7 @@ class RunFacts:
     rows: int
     model_parameters: int
     context_length: int
+    rows_are_final: bool = True
     wrong_share: float | None = None
     base_accuracy: float | None = None
 
@@ -50,6 +52,10 @@ class Choice:
     value: Any
     reason: str
     from_rows: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return value and reason."""
+        return {"value": self.value, "reason": self.reason}
 
 
 def choose(facts: RunFacts) -> dict[str, Choice]:
