@@ -131,7 +131,7 @@ class EndpointClient:
             self._asked[key] = task
             task.add_done_callback(lambda _: self._asked.pop(key, None))
         shared = await asyncio.shield(task)
-        return CompletionAnswer(request.id, shared.text, shared.code, shared.error)
+        return CompletionAnswer(request.id, shared.text, shared.code, shared.error, shared.tokens)
 
     async def _obtain(self, key: str, target: Target, request: CompletionRequest) -> CompletionAnswer:
         try:
@@ -143,7 +143,7 @@ class EndpointClient:
             _LOG.exception("asking broke", endpoint=target.name)
             message = f"The endpoint '{target.name}' could not be asked."
             return CompletionAnswer(request.id, code="unreachable", error=message)
-        return CompletionAnswer(request.id, text=answer.text)
+        return CompletionAnswer(request.id, text=answer.text, tokens=answer.tokens)
 
     async def _ask(self, key: str, target: Target, request: CompletionRequest) -> Answer:
         desk = await self._desk(target)

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from app.core.errors import InvalidRequestError
 
-_CODES = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
+_MISSING = ("missing", "union_tag_not_found")
+_CODES = {"extra_forbidden": "unknown_parameter", **dict.fromkeys(_MISSING, "missing_required_parameter")}
 _SHOWN = 5
 _SHOWN_VALUE = 60
 
@@ -35,7 +36,7 @@ def describe_faults(faults: Sequence[Mapping[str, Any]], model: Any, *, prefix: 
 
 
 def _sentence(place: str, fault: Mapping[str, Any], known: Iterable[str]) -> str:
-    if fault["type"] == "missing":
+    if fault["type"] in _MISSING:
         return f"Missing required parameter: '{place}'."
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(fault["loc"][-1]), list(known), n=1)

@@ -184,6 +184,35 @@ async def check_errors(client: Any, stranger: Any, job: Any) -> None:
     await refused(lambda: jobs.cancel(job.id), openai.ConflictError)
 
 
+async def check_graders(client: Any) -> None:
+    graders = client.fine_tuning.alpha.graders
+    same = {
+        "type": "string_check",
+        "name": "same",
+        "input": "{{ sample.output_text }}",
+        "reference": "{{ item.answer }}",
+        "operation": "ilike",
+    }
+    close = {**same, "type": "text_similarity", "name": "close", "evaluation_metric": "rouge_l"}
+    del close["operation"]
+    both = {"type": "multi", "name": "both", "graders": {"a": same, "b": close}, "calculate_output": "(a + b) / 2"}
+    found = await settle(graders.run(grader=both, model_sample="in Paris", item={"answer": "Paris"}))
+    assert found.reward == (1 + 2 / 3) / 2
+    assert found.sub_rewards == {"a": 1, "b": 2 / 3}
+    assert (found.metadata.name, found.metadata.type) == ("both", "multi")
+    assert found.metadata.scores == found.sub_rewards
+    assert found.metadata.execution_time >= 0
+    assert not found.metadata.errors.other_error
+    assert not found.metadata.errors.api_model_grader_parse_error
+    assert found.api_model_grader_token_usage_per_model == {}
+    checked = await settle(graders.validate(grader=same))
+    assert checked.grader.type == "string_check"
+    assert checked.grader.to_dict() == same
+    code = {"type": "python", "name": "code", "source": "def grade(sample, item): return 1"}
+    refusal = await refused(lambda: graders.validate(grader=code), openai.BadRequestError)
+    assert refusal.param == "grader"
+
+
 async def check_retries(client: Any, training_file: str) -> None:
     """A create whose answer, then whose request, is held up for longer than the client waits makes one job each."""
     impatient = client.with_options(timeout=1.0, max_retries=2)
@@ -225,6 +254,7 @@ async def main(flavour: str) -> None:
     await check_lists(client, job)
     await check_results(client, job)
     await check_errors(client, stranger, job)
+    await check_graders(client)
     await check_retries(client, file.id)
     await check_models_and_files(client, job, file)
     await check_quota_and_cancel(stranger)

@@ -155,6 +155,14 @@ def grader_parts(grader: Grader) -> tuple[BasicGrader, ...]:
     return tuple(grader.graders.values()) if isinstance(grader, MultiGrader) else (grader,)
 
 
+def scoring_models(grader: Grader) -> list[tuple[tuple[str, ...], str]]:
+    """Return the models that ``grader`` asks, each with the path of the part that asks it."""
+    parts: dict[tuple[str, ...], BasicGrader | MultiGrader] = {(): grader}
+    if isinstance(grader, MultiGrader):
+        parts = {("graders", name): part for name, part in grader.graders.items()}
+    return [(place, part.model) for place, part in parts.items() if isinstance(part, ScoreModelGrader)]
+
+
 def _require_row_fields(grader: Grader) -> Grader:
     for part in grader_parts(grader):
         if isinstance(part, ScoreModelGrader):
@@ -167,7 +175,7 @@ def _require_row_fields(grader: Grader) -> Grader:
 
 
 def _refuse_endpoints(grader: Grader) -> Grader:
-    if any(isinstance(part, ScoreModelGrader) for part in grader_parts(grader)):
+    if scoring_models(grader):
         raise ValueError("a grader that asks an endpoint cannot be used here; choose one that needs none")
     return grader
 

@@ -31,9 +31,10 @@ class Scripted:
     ) -> list[CompletionAnswer]:
         self.asked += requests
         on_done(len(requests), len(requests))
-        failure = {"code": "timeout", "error": "no answer"}
         return [
-            CompletionAnswer(request.id, text) if text is not None else CompletionAnswer(request.id, **failure)
+            CompletionAnswer(request.id, code="timeout", error="no answer")
+            if text is None
+            else CompletionAnswer(request.id, text, tokens=5)
             for request, text in zip(requests, self._texts, strict=True)
         ]
 
@@ -124,6 +125,7 @@ def test_parts_of_a_formula_are_asked_together() -> None:
     grades = grade_all(grader, [Sample(text, {"question": "q"}) for text in "xy"], scripted)
     assert [found.score for found in grades] == [pytest.approx(0.3), pytest.approx(0.7)]
     assert grades[1].scores == {"mild": 6, "strict": 8}
+    assert grades[1].tokens == {"judge/large": 5, "judge/strict": 5}
 
 
 def test_without_anybody_to_ask_there_is_an_error() -> None:

@@ -1,5 +1,6 @@
 """Scores responses with any grader of the spec."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from worker.training.completions import Completions
@@ -23,9 +24,14 @@ def _ignore(_done: int, _total: int) -> None:
     """Progress that nobody wants."""
 
 
-def grade(grader: Grader, sample: Sample, completions: Completions | None = None) -> Grade:
+def grade(
+    grader: Grader,
+    sample: Sample,
+    completions: Completions | None = None,
+    on_done: Callable[[int, int], None] = _ignore,
+) -> Grade:
     """Return what ``grader`` says of one response; see ``grade_all``."""
-    return grade_all(grader, [sample], completions)[0]
+    return grade_all(grader, [sample], completions, on_done)[0]
 
 
 def grade_all(
@@ -90,9 +96,12 @@ def _check(operation: str, given: str, wanted: str) -> bool:
 def _combine(grader: MultiGrader, parts: Mapping[str, Grade]) -> Grade:
     scores = {name: part.score for name, part in parts.items()}
     errors = tuple(error for part in parts.values() for error in part.errors)
+    tokens: Counter[str] = Counter()
+    for part in parts.values():
+        tokens.update(part.tokens)
     if errors:
-        return Grade(0.0, scores, errors)
+        return Grade(0.0, scores, errors, tokens)
     try:
-        return Grade(evaluate(grader.calculate_output, scores), scores)
+        return Grade(evaluate(grader.calculate_output, scores), scores, tokens=tokens)
     except FormulaError as error:
-        return Grade(0.0, scores, failed("other_error", str(error)).errors)
+        return Grade(0.0, scores, failed("other_error", str(error)).errors, tokens)

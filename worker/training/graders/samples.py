@@ -59,16 +59,18 @@ class Grade:
         score: 0 where there is an error.
         scores: Scores of the parts of a ``multi`` grader, by their keys.
         errors: Empty when ``score`` can be trusted.
+        tokens: What was paid for it, by scoring model.
     """
 
     score: float
     scores: Mapping[str, float] = field(default_factory=dict)
     errors: tuple[GradeError, ...] = ()
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
 
-def failed(kind: GradeErrorKind, message: str) -> Grade:
+def failed(kind: GradeErrorKind, message: str, tokens: Mapping[str, int] | None = None) -> Grade:
     """Return the grade of a response that could not be scored."""
-    return Grade(0.0, errors=(GradeError(kind, message),))
+    return Grade(0.0, errors=(GradeError(kind, message),), tokens=tokens or {})
 
 
 def kind_of(error: TemplateError) -> GradeErrorKind:

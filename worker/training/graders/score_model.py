@@ -117,7 +117,8 @@ def _read(answer: CompletionAnswer | None, grader: ScoreModelGrader) -> Grade:
         return failed("model_grader_server_error", "nothing answers scoring models here")
     if answer.text is None:
         return failed("model_grader_server_error", f"{answer.code}: {answer.error}")
+    tokens = {grader.model: answer.tokens or 0}
     try:
-        return Grade(read_score(answer.text, grader.range))
+        return Grade(read_score(answer.text, grader.range), tokens=tokens)
     except UnreadableScoreError as error:
-        return failed("model_grader_parse_error", str(error))
+        return failed("model_grader_parse_error", str(error), tokens)
