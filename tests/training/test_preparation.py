@@ -30,7 +30,7 @@ def test_rows_are_graded_where_they_do_not_say(
     tmp_path: Path, tiny_model: TinyModel, row: dict[str, Any], expected: bool | None
 ) -> None:
     spec = make_workspace(tmp_path, tiny_model(), [{"messages": QUESTION, **row}])
-    (read,) = read_training_rows(tmp_path, spec)
+    (read,) = read_training_rows(tmp_path, spec).rows
     assert isinstance(read.example, NLFTExample)
     assert read.example.correct is expected
 

@@ -65,7 +65,7 @@ def evaluate_generation(
         settings: Batch size, longest answer and grader.
         on_progress: Called with answers done and answers in all after every token; may raise to give up.
     """
-    prompts = [renderer.prompt(row.messages) for row in rows]
+    prompts = [renderer.prompt(row.prompt, row.tools) for row in rows]
     stop_ids = frozenset({renderer.end_of_turn_id, int(loaded.tokenizer.eos_token_id)})
     decoding = Decoding(settings.max_new_tokens, settings.batch_size, context_length=loaded.context_length)
     generated = generate(loaded.model, prompts, stop_ids, decoding, on_progress=on_progress)

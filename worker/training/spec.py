@@ -1,7 +1,7 @@
 """The frozen description of one training run, as the service stores it and the trainer reads it from ``spec.json``.
 
 Workspace layout: ``spec.json``; ``inputs/training.jsonl``, ``inputs/validation.jsonl``; ``resume/`` (a checkpoint
-folder to continue from, or absent); ``stages/`` (results of earlier building stages, by content);
+folder to continue from, or absent); ``stages/`` (results of earlier building stages, by content); ``built/``;
 ``checkpoints/step-000025/``; ``saliency/``; ``outputs/`` (artifacts). Nothing else is read.
 """
 
@@ -29,7 +29,9 @@ from worker.training.spec_model import SpecModel
 from worker.training.syntax.templates import check_row_template
 
 __all__ = [
+    "BUILT_DIR",
     "CHECKPOINTS_DIR",
+    "DATASET_FILE",
     "MANIFEST_FILE",
     "OUTPUTS_DIR",
     "RESUME_DIR",
@@ -74,6 +76,8 @@ RESUME_DIR = "resume"
 CHECKPOINTS_DIR = "checkpoints"
 OUTPUTS_DIR = "outputs"
 STAGES_DIR = "stages"
+BUILT_DIR = "built"
+DATASET_FILE = "dataset.jsonl"
 SALIENCY_DIR = "saliency"
 SALIENCY_FILE = "saliency.jsonl"
 MANIFEST_FILE = "manifest.json"
@@ -157,7 +161,7 @@ class BuildingSettings(SpecModel):
     rollout: RolloutSettings = RolloutSettings()
     grader: RowGrader = FinalAnswerGrader()
     pass_threshold: float = Field(0.5, description="A response whose grade reaches this is right.")
-    judge: Judge = TemplateJudge()
+    judge: Judge | None = Field(TemplateJudge(), description="Null leaves wrong responses without a judgment.")
     mixture: MixtureSettings = MixtureSettings()
 
 

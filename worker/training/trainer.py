@@ -8,9 +8,12 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from worker.training.building.kept_rows import KeptRows
 from worker.training.chronicle import Chronicle
+from worker.training.completions import NoCompletions
 from worker.training.data.rendering import ModelRenderer
 from worker.training.engine.checkpoint import Checkpointer, fingerprint
 from worker.training.engine.export import export_outputs
@@ -27,14 +30,20 @@ from worker.training.events import (
     CheckpointEvent,
     EvaluationEvent,
     MessageEvent,
-    MetricsEvent,
     Phase,
     PhaseEvent,
     ResultEvent,
 )
 from worker.training.model.adapter import attach_adapter
 from worker.training.model.base_model import LoadedModel, load_base_model
-from worker.training.preparation import PreparedData, Recipe, choose_recipe, prepare_data, read_training_rows
+from worker.training.preparation import (
+    PreparedData,
+    Recipe,
+    build_rows,
+    choose_recipe,
+    prepare_data,
+    read_training_rows,
+)
 from worker.training.spec import RESUME_DIR, TRAINING_FILE
 
 if TYPE_CHECKING:
@@ -43,15 +52,19 @@ if TYPE_CHECKING:
 
     from peft import PeftModel
 
+    from worker.training.completions import Completions
     from worker.training.observer import Observer
     from worker.training.spec import TrainingSpec
 
 
-def train(workspace: Path, spec: TrainingSpec, observer: Observer) -> ResultEvent:
+def train(
+    workspace: Path, spec: TrainingSpec, observer: Observer, completions: Completions | None = None
+) -> ResultEvent:
     """Run ``spec`` on the inputs in ``workspace`` and leave the adapter in ``outputs/``.
 
     Continues from the checkpoint in ``resume/`` where there is one. Everything on the way is told to ``observer``; the
-    returned result is the last word, left to the caller to report.
+    returned result is the last word, left to the caller to report. ``completions`` answers graders and judges that ask
+    endpoints; without it they get no answers.
 
     Raises:
         TrainingError: The run cannot be done; see ``errors`` for the kinds.
@@ -59,7 +72,7 @@ def train(workspace: Path, spec: TrainingSpec, observer: Observer) -> ResultEven
     """
     configure_runtime(spec.runtime, spec.seed)
     observer.emit(PhaseEvent("preparing"))
-    run = _prepare(workspace, spec, observer)
+    run = _prepare(workspace, spec, observer, completions or NoCompletions())
     generators = _resume(run)
     if generators is None:
         run.progress.accuracy_before = _evaluate_generation(run, "before")
@@ -103,21 +116,23 @@ class _Run:
         self.observer.emit(PhaseEvent(phase))
 
 
-def _prepare(workspace: Path, spec: TrainingSpec, observer: Observer) -> _Run:
-    """Load model and rows and put the run together."""
+def _prepare(workspace: Path, spec: TrainingSpec, observer: Observer, completions: Completions) -> _Run:
+    """Load the model, read and build the rows, and put the run together."""
     rows = read_training_rows(workspace, spec)
     loaded = load_base_model(spec.base_model, spec.runtime)
-    recipe = choose_recipe(spec, loaded, len(rows))
     renderer = ModelRenderer(loaded.tokenizer)
-    data = prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows)
+    rows = build_rows(workspace, spec, loaded, renderer, rows, observer=observer, completions=completions)
+    recipe = choose_recipe(spec, loaded, rows.count)
+    data = prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows, observer=observer)
     adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
     scorer = Scorer(adapted, micro_batch_tokens=choose_micro_batch_tokens(spec.runtime, loaded.device))
     chosen = recipe.hyperparameters
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
-    chronicle = Chronicle(workspace, spec, recipe, rows, data.training, tokenizer=loaded.tokenizer)
+    chronicle = Chronicle(workspace, spec, recipe, data.rows, data.training, tokenizer=loaded.tokenizer)
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
     state = fingerprint(spec, training_sha256)
+    companions = {**chronicle.companions, **KeptRows.of_workspace(workspace).files}
     if scorer.limitation is not None:
         observer.emit(MessageEvent("warn", scorer.limitation))
     return _Run(
@@ -133,7 +148,7 @@ def _prepare(workspace: Path, spec: TrainingSpec, observer: Observer) -> _Run:
         scorer=scorer,
         stepper=Stepper(scorer, recipe.method, chosen),
         optimizer=optimizer,
-        checkpointer=Checkpointer(workspace, adapted, optimizer, state, chronicle.companions),
+        checkpointer=Checkpointer(workspace, adapted, optimizer, state, companions),
         chronicle=chronicle,
         total_steps=total_steps,
         progress=Progress(),
@@ -239,24 +254,7 @@ def _tell_step(run: _Run, record: StepRecord) -> None:
         run.micro_batch_tokens = run.scorer.micro_batch_tokens
         message = f"Memory ran short: micro-batches hold at most {run.micro_batch_tokens} tokens from now on."
         run.observer.emit(MessageEvent("warn", message))
-    run.observer.emit(_metrics_event(run, record))
-
-
-def _metrics_event(run: _Run, record: StepRecord) -> MetricsEvent:
-    return MetricsEvent(
-        step=record.step,
-        total_steps=run.total_steps,
-        epoch=record.epoch,
-        train_loss=record.train_loss,
-        train_mean_token_accuracy=record.train_mean_token_accuracy,
-        learning_rate=record.learning_rate,
-        grad_norm=record.grad_norm,
-        tokens=record.tokens,
-        seconds=record.seconds,
-        valid_loss=record.valid_loss,
-        valid_mean_token_accuracy=record.valid_mean_token_accuracy,
-        extra=record.extra or None,
-    )
+    run.observer.emit(record.to_event(run.total_steps))
 
 
 def _is_checkpoint_due(run: _Run) -> bool:
@@ -274,6 +272,11 @@ def _save_checkpoint(run: _Run) -> None:
     run.observer.emit(CheckpointEvent(run.progress.step, path, run.progress.summary()))
 
 
+def _export_for_people(run: _Run, metrics: dict[str, float], folder: Path) -> None:
+    KeptRows.of_workspace(run.workspace).export(folder)
+    run.chronicle.export(folder, run.progress, metrics)
+
+
 def _export(run: _Run, accuracy_after: float | None) -> ResultEvent:
     """Write the artifacts and return the result."""
     run.enter("saving")
@@ -286,6 +289,6 @@ def _export(run: _Run, accuracy_after: float | None) -> ResultEvent:
         run.loaded.tokenizer,
         records=run.progress.records,
         metrics=metrics,
-        write_more=lambda folder: run.chronicle.export(folder, run.progress),
+        write_more=partial(_export_for_people, run, metrics),
     )
     return ResultEvent(run.progress.trained_tokens, run.progress.step, metrics)

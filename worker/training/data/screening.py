@@ -4,13 +4,15 @@ Duplicate rows are the reader's warning.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from worker.training.data.examples import CompletionExample, Example, NLFTExample
 from worker.training.data.reader import Row
-from worker.training.data.rendering import RenderingError
+from worker.training.data.rendering import ModelRenderer, RenderingError
 from worker.training.errors import DatasetError, RowProblem
 from worker.training.types import RenderedExample
 
@@ -27,7 +29,20 @@ def check_rows(
     max_tokens: int,
     param: str = "training_file",
 ) -> list[RenderedExample]:
-    """Return ``rows`` rendered, after finding nothing wrong with any of them.
+    """Return ``rows`` rendered, after finding nothing wrong with any of them; see ``screen_rows``."""
+    return list(screen_rows(rows, render, tokenizer, max_tokens=max_tokens, param=param).values())
+
+
+def screen_rows(
+    rows: Sequence[Row],
+    render: Render,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_tokens: int,
+    param: str = "training_file",
+    expendable: Collection[int] = (),
+) -> dict[int, RenderedExample]:
+    """Return ``rows`` rendered, by their position in ``rows``.
 
     Args:
         rows: Rows of one file.
@@ -35,6 +50,7 @@ def check_rows(
         tokenizer: The base model's.
         max_tokens: Longest rendered sequence; the smaller of ``max_seq_length`` and the model's context.
         param: Names the file in errors.
+        expendable: Positions of rows that are left out instead of refused.
 
     Raises:
         DatasetError: Lists every row with special tokens in its text, an empty response or too many tokens, and every
@@ -42,19 +58,56 @@ def check_rows(
     """
     special = _special_token_pattern(tokenizer)
     problems: list[RowProblem] = []
-    rendered: list[RenderedExample] = []
-    for line, example in rows:
+    rendered: dict[int, RenderedExample] = {}
+    for position, (line, example) in enumerate(rows):
         found = list(_special_token_problems(line, example, special))
         try:
-            rendered.append(render(example))
+            one = render(example)
         except RenderingError as error:
             found.append(RowProblem(line, "messages", "template_refused", str(error)))
         else:
-            found += _token_problems(line, rendered[-1], max_tokens)
-        problems += found
+            found += _token_problems(line, one, max_tokens)
+            if not found:
+                rendered[position] = one
+        problems += [] if position in expendable else found
     if problems:
         raise DatasetError(tuple(problems[:MOST_PROBLEMS]), len(problems), param)
     return rendered
+
+
+def check_prompts(rows: Sequence[Row], renderer: ModelRenderer, *, max_tokens: int) -> list[NDArray[np.int32]]:
+    """Return the prompts [T] of NLFT ``rows`` as generation starts from them.
+
+    Args:
+        rows: Rows of the training file.
+        renderer: Of the base model.
+        max_tokens: What a prompt must be shorter than; the model's context length.
+
+    Raises:
+        DatasetError: Lists every row with special tokens in its text, every prompt that leaves no room for a response,
+            and every one that the chat template refuses.
+    """
+    special = _special_token_pattern(renderer.tokenizer)
+    problems: list[RowProblem] = []
+    prompts: list[NDArray[np.int32]] = []
+    for line, example in rows:
+        problems += _special_token_problems(line, example, special)
+        if isinstance(example, NLFTExample):
+            try:
+                prompts.append(renderer.prompt(example.prompt, example.tools))
+            except RenderingError as error:
+                problems.append(RowProblem(line, "messages", "template_refused", str(error)))
+            else:
+                problems += _prompt_problems(line, len(prompts[-1]), max_tokens)
+    if problems:
+        raise DatasetError(tuple(problems[:MOST_PROBLEMS]), len(problems))
+    return prompts
+
+
+def _prompt_problems(line: int, tokens: int, max_tokens: int) -> Iterator[RowProblem]:
+    if tokens >= max_tokens:
+        reason = f"the prompt has {tokens} tokens of the model's {max_tokens}, so no response fits; shorten it"
+        yield RowProblem(line, "messages", "too_many_tokens", reason)
 
 
 def _special_token_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from worker.training.events import MetricsEvent
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,6 +30,23 @@ class StepRecord(msgspec.Struct):
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
     extra: dict[str, float] = {}
+
+    def to_event(self, total_steps: int) -> MetricsEvent:
+        """Return the figures as they are told to the parent."""
+        return MetricsEvent(
+            step=self.step,
+            total_steps=total_steps,
+            epoch=self.epoch,
+            train_loss=self.train_loss,
+            train_mean_token_accuracy=self.train_mean_token_accuracy,
+            learning_rate=self.learning_rate,
+            grad_norm=self.grad_norm,
+            tokens=self.tokens,
+            seconds=self.seconds,
+            valid_loss=self.valid_loss,
+            valid_mean_token_accuracy=self.valid_mean_token_accuracy,
+            extra=self.extra or None,
+        )
 
 
 class RowLoss(msgspec.Struct, array_like=True):

@@ -150,7 +150,10 @@ class Probe(Protocol):
 
 
 class Method(Protocol):
-    """A training method. Instances are stateless. ``probe`` is measured before training, None measures nothing."""
+    """A training method. Instances are stateless. ``probe`` is measured before training, None measures nothing.
+
+    ``uses_judgments``: whether wrong responses are told from right ones, and judgments on them read.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -158,6 +161,7 @@ class Method(Protocol):
     example_types: ClassVar[tuple[type[Example], ...]]
     required_fields: ClassVar[tuple[RequiredField, ...]]
     hyperparameters_type: ClassVar[type[Hyperparameters]]
+    uses_judgments: ClassVar[bool]
     main_pass: ClassVar[str]
     probe: ClassVar[Probe | None]
 

@@ -129,6 +129,7 @@ class NLFT:
     example_types: ClassVar[tuple[type[Example], ...]] = (NLFTExample,)
     required_fields: ClassVar[tuple[RequiredField, ...]] = ("response", "reference")
     hyperparameters_type: ClassVar[type[Hyperparameters]] = NLFTHyperparameters
+    uses_judgments: ClassVar[bool] = True
     main_pass: ClassVar[str] = "base"
     probe: ClassVar[Probe | None] = GuidanceProbe()
 

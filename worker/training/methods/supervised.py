@@ -28,6 +28,7 @@ class Supervised:
     example_types: ClassVar[tuple[type[Example], ...]] = (ChatExample, CompletionExample, NLFTExample)
     required_fields: ClassVar[tuple[RequiredField, ...]] = ("response",)
     hyperparameters_type: ClassVar[type[Hyperparameters]] = SupervisedHyperparameters
+    uses_judgments: ClassVar[bool] = False
     main_pass: ClassVar[str] = "completion"
     probe: ClassVar[Probe | None] = None
 

@@ -1,0 +1,1 @@
+"""From raw rows to rows that can be trained: rollout, grade, mix, judge. ``keys`` and ``parts`` are free of torch."""

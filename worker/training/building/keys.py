@@ -1,0 +1,56 @@
+"""Digests of what a stage's result depends on. Free of torch, so that a worker can fetch by them beforehand."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from worker.training.building.needs import find_needs, is_ungraded
+from worker.training.data.examples import NLFTExample
+from worker.training.data.reader import Row
+from worker.training.events import Stage
+from worker.training.spec import SelfJudge, SpecModel, TrainingSpec
+
+_FORMAT = 1
+
+
+def _plain(value: Any) -> Any:
+    """Return settings as JSON values."""
+    if isinstance(value, SpecModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} has no place in a key")
+
+
+_encode = msgspec.json.Encoder(order="deterministic", enc_hook=_plain).encode
+
+
+def stage_keys(spec: TrainingSpec, rows: Sequence[Row]) -> Mapping[Stage, str]:
+    """Return the keys of the stages that ``rows`` (of the training file) go through under ``spec``, in their order.
+
+    Equal keys mean equal results: base model, rows, settings and seed are in them, job and machine are not. A changed
+    reference leaves the rollouts' key as it is; a changed judge leaves the grades'.
+    """
+    needs, building = find_needs(spec, rows), spec.building
+    keys: dict[Stage, str] = {}
+    if needs.rollout:
+        asked = [(line, row.prompt, row.tools) for line, row in needs.rollout if isinstance(row, NLFTExample)]
+        keys["rollout"] = _digest(spec.base_model.digest, building.rollout, spec.seed, asked)
+    if needs.grading:
+        sampled = {row.line for row in needs.rollout}
+        graded = [row for row in rows if row.line in sampled or is_ungraded(row.example)]
+        keys["grading"] = _digest(keys.get("rollout"), building.grader, graded)
+    if needs.judging:
+        model = (spec.base_model.digest, spec.seed) if isinstance(building.judge, SelfJudge) else None
+        chosen = (building.pass_threshold, building.mixture, spec.seed)
+        keys["judging"] = _digest(keys.get("grading"), building.grader, building.judge, model, chosen, rows)
+    return keys
+
+
+def text_digest(*texts: str | None) -> str:
+    """Return a short digest of ``texts``, by which a stored record is told to belong to them."""
+    return hashlib.sha256(_encode(texts)).hexdigest()[:16]
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(_encode((_FORMAT, *values))).hexdigest()[:32]

@@ -1,0 +1,101 @@
+"""Chooses which graded rows are trained, so that data mixtures can be made. Free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from worker.training.building.candidates import REFERENCE_INDEX, Candidate
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from worker.training.spec import MixtureSettings
+
+
+def mix(candidates: Sequence[Candidate], settings: MixtureSettings, seed: int) -> list[Candidate]:
+    """Return the candidates to train, in their order; each limit applies to what the one before it has left.
+
+    First the references are added as right responses, then come the limits per question, which keep a question's first
+    responses and no reference counts towards, then the share of wrong ones, then the size. Which rows of an excess are
+    dropped is drawn with ``seed``, the same ones whatever else is in the file.
+    """
+    kept = _limit_per_question(candidates, settings)
+    if settings.references_as_right:
+        kept = _with_references(candidates, kept)
+    if settings.wrong_share is not None:
+        kept = _keep_most(kept, *_counts_at_share(kept, settings.wrong_share), seed)
+    if settings.max_rows is not None and len(kept) > settings.max_rows:
+        wrong = round(settings.max_rows * len([one for one in kept if is_wrong(one)]) / len(kept))
+        kept = _keep_most(kept, settings.max_rows - wrong, wrong, seed)
+    return kept
+
+
+def is_wrong(candidate: Candidate) -> bool:
+    """Return whether a response is known to be wrong; one that nobody graded counts as right."""
+    return candidate.example.correct is False or candidate.example.judgment is not None
+
+
+def _limit_per_question(candidates: Sequence[Candidate], settings: MixtureSettings) -> list[Candidate]:
+    limits = {False: settings.max_right_per_question, True: settings.max_wrong_per_question}
+    seen: Counter[tuple[str, bool]] = Counter()
+    kept = []
+    for candidate in candidates:
+        kind = is_wrong(candidate)
+        limit = limits[kind]
+        seen[candidate.question, kind] += 1
+        if limit is None or seen[candidate.question, kind] <= limit:
+            kept.append(candidate)
+    return kept
+
+
+def _with_references(candidates: Sequence[Candidate], kept: Sequence[Candidate]) -> list[Candidate]:
+    """Return ``kept`` with the reference of every question before its responses, once, unless a response equals it."""
+    said = {(one.question, one.example.answer_text) for one in kept if not is_wrong(one)}
+    left = {(one.line, one.index): one for one in kept}
+    done: set[str] = set()
+    mixed = []
+    for candidate in candidates:
+        question, example = candidate.question, candidate.example
+        if question not in done and example.reference and (question, example.reference) not in said:
+            mixed.append(_reference_of(candidate))
+        done.add(question)
+        if (candidate.line, candidate.index) in left:
+            mixed.append(candidate)
+    return mixed
+
+
+def _reference_of(candidate: Candidate) -> Candidate:
+    example = candidate.example
+    taken = msgspec.structs.replace(
+        example, messages=example.prompt, response=example.reference, judgment=None, correct=True
+    )
+    return Candidate(candidate.line, REFERENCE_INDEX, taken, is_made=False)
+
+
+def _counts_at_share(candidates: Sequence[Candidate], share: float) -> tuple[int, int]:
+    """Return how many right and wrong rows stay so that the wrong ones are ``share`` of all."""
+    wrong = sum(map(is_wrong, candidates))
+    right = len(candidates) - wrong
+    if wrong > share * (right + wrong):
+        return right, int(share * right / (1 - share) + 1e-9)
+    return (int(wrong * (1 - share) / share + 1e-9) if share else right), wrong
+
+
+def _keep_most(candidates: Sequence[Candidate], right: int, wrong: int, seed: int) -> list[Candidate]:
+    chosen = [*_draw(candidates, seed, right, wrong=False), *_draw(candidates, seed, wrong, wrong=True)]
+    return _in_order(candidates, {(one.line, one.index) for one in chosen})
+
+
+def _draw(candidates: Sequence[Candidate], seed: int, count: int, *, wrong: bool) -> list[Candidate]:
+    def key(candidate: Candidate) -> bytes:
+        return hashlib.sha256(f"{seed}/{candidate.question}/{candidate.example.answer_text}".encode()).digest()
+
+    return sorted((one for one in candidates if is_wrong(one) == wrong), key=key)[:count]
+
+
+def _in_order(candidates: Sequence[Candidate], chosen: Collection[tuple[int, int]]) -> list[Candidate]:
+    return [one for one in candidates if (one.line, one.index) in chosen]
