@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
-from app.completions.configuration import Endpoints, UnknownEndpointError
+from app.completions.configuration import Endpoints
+from app.completions.validation import require_endpoint
 from app.core.errors import InvalidRequestError
 from app.db.models.file import File
 from app.jobs.resolution import RequestedMethod
-from worker.training.spec import BuildingSettings, EndpointJudge, MultiGrader, RowGrader, ScoreModelGrader
+from worker.training.grader_spec import scoring_models
+from worker.training.spec import BuildingSettings, EndpointJudge
 
 _BUILT_FORMAT = "nlft"
 
@@ -31,7 +33,7 @@ def resolve_building(requested: RequestedMethod, training_file: File, endpoints:
         raise _idle(requested, "rollout", "would sample nothing: every row of the training file has a response")
     building = BuildingSettings(**given)
     for place, model in _asked_models(building):
-        _require_endpoint(f"{requested.block}.{place}", model, endpoints)
+        require_endpoint(endpoints, model, param=f"{requested.block}.{place}")
     return building
 
 
@@ -39,23 +41,8 @@ def _asked_models(building: BuildingSettings) -> Iterator[tuple[str, str]]:
     """Yield place and name of every model behind an endpoint that the settings ask."""
     if isinstance(building.judge, EndpointJudge):
         yield "judge.model", building.judge.model
-    yield from _models_of_grader(building.grader)
-
-
-def _models_of_grader(grader: RowGrader) -> Iterator[tuple[str, str]]:
-    if isinstance(grader, ScoreModelGrader):
-        yield "grader.model", grader.model
-    elif isinstance(grader, MultiGrader):
-        for name, part in grader.graders.items():
-            if isinstance(part, ScoreModelGrader):
-                yield f"grader.graders.{name}.model", part.model
-
-
-def _require_endpoint(param: str, model: str, endpoints: Endpoints) -> None:
-    try:
-        endpoints.find(model)
-    except UnknownEndpointError as error:
-        raise InvalidRequestError(str(error), param=param, code="unknown_endpoint") from error
+    for place, model in scoring_models(building.grader):
+        yield ".".join(["grader", *place, "model"]), model
 
 
 def _idle(requested: RequestedMethod, name: str, reason: str) -> InvalidRequestError:
