@@ -1,10 +1,10 @@
-"""A real worker process whose trainer is the scripted one; everything else comes from the environment."""
+"""A real worker process with scripted children; everything else comes from the environment."""
 
 from app.core.settings import get_settings
-from tests.worker.scripted_jobs import SCRIPTED_COMMAND
+from tests.worker.previews.scripts import scripted_context
 from worker.__main__ import main
-from worker.context import WorkerContext, install_context
+from worker.context import install_context
 
 if __name__ == "__main__":
-    install_context(WorkerContext.from_settings(get_settings(), child_command=SCRIPTED_COMMAND))
+    install_context(scripted_context(get_settings()))
     main()
