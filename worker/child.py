@@ -70,6 +70,8 @@ class Child:
             os.set_blocking(descriptor, False)
             self._selector.register(descriptor, selectors.EVENT_READ, sink)
         self._events = events
+        os.set_blocking(control, False)
+        self._outgoing = bytearray()
         self.has_finished = False
 
     @classmethod
@@ -101,10 +103,13 @@ class Child:
             os.close(control_read)
         return cls(process, events_read, control_write, workspace / LOG_FILE)
 
-    def send(self, word: bytes) -> None:
-        """Write a word of the control protocol; a child that no longer listens is about to be noticed anyway."""
-        with suppress(BrokenPipeError):
-            os.write(self._control, word)
+    def send(self, line: bytes) -> None:
+        """Write a line of the control protocol, the rest of it during ``read`` when the child is slow to take it.
+
+        A child that no longer listens is about to be noticed anyway.
+        """
+        self._outgoing += line
+        self._write_outgoing()
 
     def read(self, timeout: float) -> Iterator[bytes]:
         """Wait up to ``timeout`` seconds for output, then yield the complete event lines."""
@@ -112,6 +117,9 @@ class Child:
             time.sleep(timeout)
             return
         for key, _ in self._selector.select(timeout):
+            if key.fd == self._control:
+                self._write_outgoing()
+                continue
             chunk = os.read(key.fd, _CHUNK_BYTES)
             if chunk:
                 key.data(chunk)
@@ -152,6 +160,19 @@ class Child:
     def log_tail(self) -> str:
         """The end of what the child printed."""
         return self._log.tail()
+
+    def _write_outgoing(self) -> None:
+        try:
+            while self._outgoing:
+                del self._outgoing[: os.write(self._control, self._outgoing[:_CHUNK_BYTES])]
+        except BlockingIOError:
+            if self._control not in self._selector.get_map():
+                self._selector.register(self._control, selectors.EVENT_WRITE)
+            return
+        except BrokenPipeError:
+            self._outgoing.clear()
+        if self._control in self._selector.get_map():
+            self._selector.unregister(self._control)
 
     def _close(self) -> None:
         self._selector.close()

@@ -9,6 +9,7 @@ from typing import Self
 
 from sqlalchemy import Engine
 
+from app.completions.configuration import Endpoints
 from app.core.settings import Settings, get_settings
 from app.db.session import SessionFactory, build_engine, build_session_factory
 from app.storage import BlobStore
@@ -30,6 +31,7 @@ class WorkerContext:
         name: Shown as the owner of leases.
         previews: The warm process that answers saliency previews.
         child_command: Program that trains; the workspace's path is appended.
+        endpoints: Models that children may ask through this process.
         draining: Set once the process is asked to go: no claims from then on, running children are stopped.
     """
 
@@ -40,6 +42,7 @@ class WorkerContext:
     name: str
     previews: PreviewHost
     child_command: tuple[str, ...] = TRAINER_COMMAND
+    endpoints: Endpoints = field(default_factory=Endpoints)
     draining: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
@@ -55,7 +58,8 @@ class WorkerContext:
         name = f"{socket.gethostname()}:{os.getpid()}"
         store = BlobStore.from_url(settings.storage_url)
         previews = PreviewHost(settings, preview_command)
-        return cls(settings, engine, build_session_factory(engine), store, name, previews, child_command)
+        endpoints = Endpoints.from_settings(settings)
+        return cls(settings, engine, build_session_factory(engine), store, name, previews, child_command, endpoints)
 
     def close(self) -> None:
         """End the warm process and drop the connections; both come back when the context is used again."""

@@ -11,6 +11,7 @@ from worker.training.spec import CHECKPOINTS_DIR, MANIFEST_FILE, OUTPUTS_DIR
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 METRICS_FILE = "metrics.csv"
+DATASET_FILE = "dataset.jsonl"
 ARCHIVE_FILE = "adapter.tar"
 REQUIRED_OUTPUTS = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, METRICS_FILE)
 ALLOWED_OUTPUTS = frozenset(
@@ -19,7 +20,7 @@ ALLOWED_OUTPUTS = frozenset(
         "README.md",
         "added_tokens.json",
         "chat_template.jinja",
-        "dataset.jsonl",
+        DATASET_FILE,
         "manifest.json",
         "merges.txt",
         "report.html",

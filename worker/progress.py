@@ -45,6 +45,11 @@ class ProgressBoard:
             self._last_sign = self._clock()
             self._phase, self._phase_progress = phase, {}
 
+    def touch(self) -> None:
+        """Note a sign of life that is no event: the child is waiting for its parent."""
+        with self._lock:
+            self._last_sign = self._clock()
+
     def silence_seconds(self) -> float:
         """Return how long nothing was heard."""
         with self._lock:

@@ -8,14 +8,16 @@ from sqlalchemy.orm import Session
 
 from app.core.failpoints import pass_failpoint
 from app.core.logging import get_logger
+from app.files.reports import file_report
 from app.jobs import lifecycle
 from app.jobs.attempts import AttemptRecord
 from app.jobs.leases import Lease, LeaseLostError
-from app.jobs.publication import JobResult, StoredFile
+from app.jobs.publication import BuiltDataset, JobResult, StoredFile
 from worker import patience
 from worker.adapter_check import check_outputs
 from worker.context import WorkerContext
-from worker.outputs import ARCHIVE_FILE, METRICS_FILE, list_outputs, pack
+from worker.outputs import ARCHIVE_FILE, DATASET_FILE, METRICS_FILE, list_outputs, pack
+from worker.training.data.reader import RowReader
 from worker.training.events import ResultEvent
 from worker.uploads import upload
 
@@ -40,7 +42,21 @@ def collect_result(context: WorkerContext, folder: Path, result: ResultEvent, gi
         metrics=dict(result.metrics),
         artifacts=tuple(file for file in stored if file.name != ARCHIVE_FILE),
         downloads=(by_name[METRICS_FILE], by_name[ARCHIVE_FILE]),
+        built=_describe_dataset(files[DATASET_FILE], by_name[DATASET_FILE]) if DATASET_FILE in files else None,
     )
+
+
+def _describe_dataset(path: Path, stored: StoredFile) -> BuiltDataset | None:
+    """Return the built dataset with the report that an upload of it would get; None when no upload would take it."""
+    reader = RowReader()
+    with path.open("rb") as file:
+        for _ in reader.rows(file):
+            pass
+    report = reader.report()
+    if report.total_problems:
+        _LOG.error("built dataset has problems", workspace=path.parent.parent.name, problems=report.total_problems)
+        return None
+    return BuiltDataset(stored, file_report(report))
 
 
 def publish(

@@ -1,32 +1,26 @@
 """Carries a child's events into the database: batched, in order, in short fenced transactions, from its own thread."""
 
 import queue
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from obstore.exceptions import BaseError as StorageError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.core.logging import get_logger
-from app.jobs import checkpoints
 from app.jobs.auto import adopt_settings
 from app.jobs.events import append_event
 from app.jobs.leases import Lease, LeaseLostError, renew
 from worker import patience
 from worker.context import WorkerContext
+from worker.keeping import FileKeeper, has_files
 from worker.narration import Row, describe
-from worker.outputs import list_checkpoint_files
 from worker.progress import ProgressBoard
-from worker.snapshots import store_snapshot
-from worker.training.events import CheckpointEvent, Event, PhaseEvent, SaliencyEvent
-from worker.uploads import upload
+from worker.training.events import Event, PhaseEvent
 
 BATCH_EVENTS = 100
 BATCH_SECONDS = 0.5
-UPLOAD_TRIES = 3
 _LOG = get_logger(__name__)
 
 
@@ -37,7 +31,7 @@ class Reporter:
         context: The worker's connections.
         lease: Fences every write.
         board: Told of every event at once; its heartbeat travels with the batches.
-        folder: The workspace, where checkpoints lie.
+        folder: The workspace, where files lie that events name.
         give_up: Whether to stop waiting for a database that is away.
         on_cancel: Called when a write learns that a cancel was requested, sooner than the next renewal would.
     """
@@ -55,12 +49,12 @@ class Reporter:
         self._context = context
         self._lease = lease
         self._board = board
-        self._folder = folder
         self._give_up = give_up
         self._on_cancel = on_cancel
         self._phases: set[str] = set()
         self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._closing = threading.Event()
+        self._keeper = FileKeeper(context, lease, folder, give_up=give_up, closing=self._closing)
         self._thread = threading.Thread(target=self._run, name=f"report-{lease.job_id}", daemon=True)
         self._thread.start()
 
@@ -72,7 +66,7 @@ class Reporter:
             if event.phase in self._phases:
                 return
             self._phases.add(event.phase)
-        if isinstance(event, CheckpointEvent | SaliencyEvent) or describe(event) is not None:
+        if has_files(event) or describe(event) is not None:
             self._queue.put(event)
 
     def close(self) -> None:
@@ -94,10 +88,10 @@ class Reporter:
         rows: list[Row] = []
         while not self._queue.empty():
             event = self._queue.get()
-            if isinstance(event, CheckpointEvent | SaliencyEvent):
+            if has_files(event):
                 self._write(rows)
-                rows = []
-                self._store(event)
+                complaint = self._keeper.keep(event)
+                rows = [] if complaint is None else [Row("warn", complaint)]
             elif (row := describe(event)) is not None:
                 rows.append(row)
         self._write(rows)
@@ -129,29 +123,3 @@ class Reporter:
             except SQLAlchemyError:
                 # Only a value that the database refuses comes here; one odd batch must not end a training.
                 _LOG.exception("events dropped", job_id=self._lease.job_id, events=len(batch))
-
-    def _store(self, event: CheckpointEvent | SaliencyEvent) -> None:
-        kind = "checkpoint" if isinstance(event, CheckpointEvent) else "saliency"
-        for attempt in range(UPLOAD_TRIES):
-            try:
-                if isinstance(event, CheckpointEvent):
-                    self._upload_checkpoint(event)
-                else:
-                    store_snapshot(self._context, self._lease, self._folder, event, give_up=self._give_up)
-            except (OSError, ValueError, StorageError) as error:
-                _LOG.warning(f"{kind} not stored", job_id=self._lease.job_id, step=event.step, error=str(error))
-                self._closing.wait(2.0**attempt)
-            else:
-                return
-        self._write([Row("warn", f"The {kind} at step {event.step} could not be stored; training goes on.")])
-
-    def _upload_checkpoint(self, event: CheckpointEvent) -> None:
-        files = upload(self._context, list_checkpoint_files(self._folder, event.path), give_up=self._give_up)
-
-        def register(session: Session) -> None:
-            checkpoints.register_checkpoint(
-                session, self._lease, step=event.step, metrics=dict(event.metrics), files=files
-            )
-
-        patience.commit(self._context.factory, register, give_up=self._give_up)
-        shutil.rmtree(self._folder / event.path, ignore_errors=True)

@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.completions.ledger import JobLedger
 from app.core.failpoints import pass_failpoint
 from app.core.logging import get_logger
 from app.db.models import JobAttempt, JobPhase, JobStatus
@@ -22,6 +23,7 @@ from app.jobs.leases import Lease, LeaseLostError
 from app.storage import BlobDigestError, BlobNotFoundError
 from worker import patience, publishing, supervision
 from worker.adapter_check import BadOutputError
+from worker.answering import AnswerDesk
 from worker.context import WorkerContext
 from worker.outcomes import UNEXPECTED, Outcome, Verdict, classify
 from worker.previews.runs import run_next
@@ -121,7 +123,9 @@ class Attempt:
             give_up=self._give_up,
             on_cancel=self._keeper.cancel_requested.set,
         )
-        watch = Watch(self._context, self._keeper, self._board, reporter)
+        ledger = JobLedger(self._context.factory, workspace.project_id, self._lease.job_id)
+        desk = AnswerDesk(self._context.endpoints, ledger)
+        watch = Watch(self._context, self._keeper, self._board, reporter, desk)
         try:
             end = supervision.train(watch, workspace, self._slot)
         finally:

@@ -9,6 +9,7 @@ import msgspec
 
 from app.core.logging import get_logger
 from app.core.settings import Settings
+from worker.answering import AnswerDesk
 from worker.child import Child, build_environment
 from worker.context import WorkerContext
 from worker.outcomes import ChildEnd, StopReason
@@ -16,7 +17,7 @@ from worker.progress import ProgressBoard
 from worker.renewal import LeaseKeeper
 from worker.reporter import Reporter
 from worker.slots import Slot
-from worker.training.events import CANCEL, STOP, ErrorEvent, ResultEvent, decode
+from worker.training.events import CANCEL, STOP, CompletionRequest, ErrorEvent, ResultEvent, decode
 from worker.workspace import SCRATCH_DIR, Workspace
 
 TICK_SECONDS = 0.1
@@ -34,6 +35,7 @@ class Watch:
         keeper: Cancel requests, and whether the lease is still ours.
         board: When the child last gave a sign of life.
         reporter: Takes the child's events.
+        desk: Takes the child's questions to endpoints.
         reason: Why we asked the child to end, once we did.
         kill_at: Monotonic time at which asking becomes killing.
     """
@@ -42,6 +44,7 @@ class Watch:
     keeper: LeaseKeeper
     board: ProgressBoard
     reporter: Reporter
+    desk: AnswerDesk
     reason: StopReason | None = None
     kill_at: float = float("inf")
     result: ResultEvent | None = None
@@ -61,6 +64,16 @@ class Watch:
                 self.result = event
             elif isinstance(event, ErrorEvent):
                 self.error = event
+            elif isinstance(event, CompletionRequest):
+                self.desk.ask(event)
+
+    def answer(self, child: Child) -> None:
+        """Give the child what endpoints have answered. While it waits for us it cannot give signs of life."""
+        for line in self.desk.take_answers():
+            child.send(line)
+            self.board.touch()
+        if self.desk.is_waiting:
+            self.board.touch()
 
     def why_stop(self) -> StopReason | None:
         """Return the most pressing reason to end the child now, if any."""
@@ -93,10 +106,14 @@ def train(watch: Watch, workspace: Workspace, slot: Slot) -> ChildEnd:
     try:
         while not child.has_exited():
             watch.take(child.read(TICK_SECONDS))
+            watch.answer(child)
             _press(watch, child)
     finally:
         rest = child.finish()
+        watch.desk.close()
     watch.take(rest)
+    if summary := watch.desk.summary():
+        watch.reporter.accept(summary)
     if watch.undecodable:
         _LOG.warning("lines that are no events", workspace=workspace.folder.name, lines=watch.undecodable)
     return ChildEnd(child.exit_code, watch.reason, watch.result, watch.error, child.log_tail)

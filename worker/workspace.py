@@ -18,6 +18,7 @@ from app.jobs.checkpoints import ResumePoint
 from app.jobs.leases import Lease
 from app.storage import BlobDigestError, BlobNotFoundError
 from worker.context import WorkerContext
+from worker.stages import fetch_parts
 from worker.training.spec import (
     CHECKPOINTS_DIR,
     OUTPUTS_DIR,
@@ -36,6 +37,7 @@ _LOG = get_logger(__name__)
 class Inputs:
     """What an attempt starts from; ``files`` maps workspace paths to digests."""
 
+    project_id: str
     spec: TrainingSpec
     files: dict[str, str]
     resume_points: tuple[ResumePoint, ...]
@@ -43,15 +45,23 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A prepared folder, the checkpoint it resumes from, if any, and the CPU threads that its trainer may use."""
+    """A prepared folder of a project's job.
+
+    Attributes:
+        folder: Where everything lies.
+        project_id: Whose the job is.
+        resume: The checkpoint it goes on from, if any.
+        threads: CPU threads that its trainer may use.
+    """
 
     folder: Path
+    project_id: str
     resume: ResumePoint | None
     threads: int
 
 
 def prepare(context: WorkerContext, lease: Lease, folder: Path) -> Workspace:
-    """Fill ``folder`` with spec, datasets and the newest checkpoint whose digests verify.
+    """Fill ``folder`` with spec, datasets, kept stage results and the newest checkpoint whose digests verify.
 
     Raises:
         LeaseLostError: The job is no longer this attempt's.
@@ -65,12 +75,13 @@ def prepare(context: WorkerContext, lease: Lease, folder: Path) -> Workspace:
     for name, sha256 in inputs.files.items():
         _download(context, sha256, folder / name)
     resume = _fetch_resume_point(context, lease, inputs.resume_points, folder / RESUME_DIR)
+    fetch_parts(context, inputs.project_id, inputs.spec, folder)
     (folder / SPEC_FILE).write_text(inputs.spec.model_dump_json(indent=1))
     with transaction(context.factory) as session:
         leases.lock(session, lease)
         attempt = update(JobAttempt).where(JobAttempt.job_id == lease.job_id, JobAttempt.attempt == lease.attempt)
         session.execute(attempt.values(resume_step=resume.step if resume else None))
-    return Workspace(folder, resume, inputs.spec.runtime.threads)
+    return Workspace(folder, inputs.project_id, resume, inputs.spec.runtime.threads)
 
 
 def _read_inputs(session: Session, lease: Lease, settings: Settings) -> Inputs:
@@ -78,7 +89,7 @@ def _read_inputs(session: Session, lease: Lease, settings: Settings) -> Inputs:
     files = {TRAINING_FILE: _digest(session, job.training_file_id)}
     if job.validation_file_id is not None:
         files[VALIDATION_FILE] = _digest(session, job.validation_file_id)
-    return Inputs(_spec(job, settings), files, tuple(checkpoints.list_resume_points(session, job.id)))
+    return Inputs(job.project_id, _spec(job, settings), files, tuple(checkpoints.list_resume_points(session, job.id)))
 
 
 def _digest(session: Session, file_id: str) -> str:

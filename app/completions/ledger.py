@@ -2,10 +2,11 @@
 
 import hashlib
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 import msgspec
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -14,6 +15,8 @@ from app.completions.configuration import Target
 from app.db.models import CompletionAnswer, CompletionSpending
 from app.db.session import SessionFactory, transaction
 from worker.training.events import CompletionRequest
+
+_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +113,12 @@ def list_spending(session: Session, job_id: str) -> dict[str, Spending]:
         select(CompletionSpending).where(CompletionSpending.job_id == job_id).order_by(CompletionSpending.endpoint)
     )
     return {row.endpoint: Spending(row.requests, row.tokens, row.stored_answers) for row in rows}
+
+
+def drop_unused(session: Session, *, seconds: float) -> int:
+    """Forget up to a thousand answers that nobody used for ``seconds``; return how many."""
+    places = (CompletionAnswer.project_id, CompletionAnswer.key)
+    age = CompletionAnswer.last_used_at < func.now() - literal(timedelta(seconds=seconds))
+    chosen = select(*places).where(age).limit(_BATCH).with_for_update(skip_locked=True)
+    gone = delete(CompletionAnswer).where(tuple_(*places).in_(chosen)).returning(CompletionAnswer.key)
+    return len(session.execute(gone).all())

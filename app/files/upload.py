@@ -14,6 +14,7 @@ from app.core.errors import InvalidRequestError, PayloadTooLargeError, ServiceEr
 from app.core.field_paths import invalid_request
 from app.core.settings import Settings
 from app.files.multipart import FILE_FIELD, MultipartForm
+from app.files.reports import file_report
 from app.files.schemas import FINE_TUNE, ExpiresAfter, UploadForm
 from app.storage import BlobStore, BlobWriter, StoredBlob
 from worker.training.data.reader import ReadLimits, ReadReport, RowReader
@@ -108,8 +109,7 @@ class UploadReceiver:
         report = self._reader.report()
         if report.total_problems:
             raise _bad_rows(report)
-        found = report.to_json()
-        return {name: value for name, value in found.items() if name not in {"bytes", "problems", "total_problems"}}
+        return file_report(report)
 
 
 def _parse_fields(fields: dict[str, str]) -> UploadForm:

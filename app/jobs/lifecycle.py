@@ -137,6 +137,7 @@ def succeed(session: Session, lease: Lease, result: JobResult, record: AttemptRe
     changes = {
         "fine_tuned_model": published.model,
         "result_files": list(published.file_ids),
+        "built_file_id": published.built_file_id,
         "trained_tokens": result.trained_tokens,
     }
     _end(session, lease, JobStatus.SUCCEEDED, record, changes)

@@ -15,6 +15,7 @@ from app.db.models.base_model import BaseModel
 from app.db.models.file import File
 from app.db.models.fine_tuning_job import FineTuningJob
 from app.db.models.project import Project
+from app.files.schemas import FINE_TUNE
 
 RESULT_PURPOSE = "fine-tune-results"
 
@@ -29,13 +30,22 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltDataset:
+    """The rows that were trained, as the building stages made them; ``report`` is that of an upload."""
+
+    file: StoredFile
+    report: Json
+
+
+@dataclass(frozen=True, slots=True)
 class JobResult:
-    """What a finished training leaves: ``downloads`` become files of the project, in this order."""
+    """What a finished training leaves: ``downloads``, in this order, and ``built`` become files of the project."""
 
     trained_tokens: int
     metrics: Json
     artifacts: tuple[StoredFile, ...]
     downloads: tuple[StoredFile, ...]
+    built: BuiltDataset | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,7 @@ class PublishedResult:
     model: str
     adapter_id: str
     file_ids: tuple[str, ...] = field(default=())
+    built_file_id: str | None = None
 
 
 def add_result(session: Session, job: FineTuningJob, result: JobResult) -> PublishedResult:
@@ -59,10 +70,11 @@ def add_result(session: Session, job: FineTuningJob, result: JobResult) -> Publi
         metrics=result.metrics,
     )
     files = [_result_file(job, stored) for stored in result.downloads]
-    session.add_all([adapter, *files])
+    built = _built_file(job, result.built) if result.built else None
+    session.add_all([adapter, *files, *filter(None, (built,))])
     session.add_all(artifact_rows(job.id, adapter.id, result.artifacts))
     session.flush()
-    return PublishedResult(adapter.model, adapter.id, tuple(file.id for file in files))
+    return PublishedResult(adapter.model, adapter.id, tuple(file.id for file in files), built.id if built else None)
 
 
 def tuned_model_name(session: Session, job: FineTuningJob) -> str:
@@ -80,6 +92,18 @@ def _result_file(job: FineTuningJob, stored: StoredFile) -> File:
         purpose=RESULT_PURPOSE,
         bytes=stored.bytes,
         sha256=stored.sha256,
+    )
+
+
+def _built_file(job: FineTuningJob, built: BuiltDataset) -> File:
+    return File(
+        id=ids.new_id(ids.FILE),
+        project_id=job.project_id,
+        filename=built.file.name,
+        purpose=FINE_TUNE,
+        bytes=built.file.bytes,
+        sha256=built.file.sha256,
+        report=built.report,
     )
 
 

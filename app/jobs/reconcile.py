@@ -13,10 +13,11 @@ from obstore.exceptions import BaseError as StorageError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.completions import ledger
 from app.core.logging import get_logger
 from app.core.settings import Settings
 from app.db.session import SessionFactory, build_engine, build_session_factory, transaction
-from app.jobs import checkpoints, dispatch, lifecycle
+from app.jobs import checkpoints, dispatch, lifecycle, stages
 from app.jobs.exclusive import COLLECT, RECONCILE, Turn
 from app.queue import JobQueue
 from app.saliency import repository as previews
@@ -71,7 +72,7 @@ class Reconciler:
             _LOG.warning("reconcile round cut short", error=type(error).__name__)
 
     def collect(self) -> None:
-        """Delete expired files and unreferenced blobs, or nothing when another process is at it."""
+        """Delete what is expired, unused or unreferenced, or nothing when another process is at it."""
         grace = self.settings.blob_grace_seconds
         try:
             with self._collecting.take() as mine:
@@ -81,10 +82,19 @@ class Reconciler:
                     self.list_after = time.monotonic() + grace / _LISTINGS_PER_GRACE
                     adopt_orphans(self.factory, self.store, grace)
                 remove_expired_files(self.factory)
+                self._drop_unused()
                 while collect(self.factory, self.store, grace):
                     pass
         except (SQLAlchemyError, OSError, StorageError) as error:
             _LOG.warning("garbage collection cut short", error=type(error).__name__)
+
+    def _drop_unused(self) -> None:
+        """Forget what building left for later jobs and no job has used for long."""
+        for drop in (stages.drop_unused, ledger.drop_unused):
+            dropped = 1
+            while dropped:
+                with transaction(self.factory) as session:
+                    dropped = drop(session, seconds=self.settings.building_cache_seconds)
 
     def _reap(self) -> None:
         if time.monotonic() < self.reap_after:

@@ -96,6 +96,9 @@ class JobService(Schema):
     started_at: UnixTime | None
     cancel_requested_at: UnixTime | None
     base_model_digest: str = Field(description="sha256 that pins the base model's files.")
+    built_file: str | None = Field(
+        description="File of the rows that were built from raw ones and trained; usable as training_file."
+    )
     auto: dict[str, AutoValue] | None = Field(description='What every "auto" stands for, and why.')
     prediction: dict[str, Any] | None = Field(description="What the job was expected to take, when it was created.")
     outcome: dict[str, Any] | None = Field(description="What it took, once it has succeeded.")

@@ -38,6 +38,7 @@ def read_job(job: FineTuningJob) -> JobRead:
                 "started_at": job.started_at,
                 "cancel_requested_at": job.cancel_requested_at,
                 "base_model_digest": job.spec["base_model"]["digest"],
+                "built_file": job.built_file_id,
                 "auto": job.auto,
                 "prediction": job.prediction,
                 "outcome": job.outcome,
