@@ -152,3 +152,11 @@ def test_hostile_text_takes_no_longer_than_its_length(extract: Literal["marker",
     started = time.monotonic()
     is_correct(piece * (50_000 // len(piece)), piece * 5000 + "7", FinalAnswerGrader(extract=extract))
     assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("extract", ["marker", "last_number", "boxed", "pattern"])
+def test_only_the_end_of_a_long_response_is_read(extract: Literal["marker", "boxed", "pattern"]) -> None:
+    grader = FinalAnswerGrader(extract=extract, pattern=r"\d+" if extract == "pattern" else None)
+    answer = r"#### \boxed{7}"
+    assert is_correct("." * 100_000 + answer, "7", grader)
+    assert not is_correct(answer + "." * 100_000, "7", grader)

@@ -85,3 +85,8 @@ def test_long_templates_are_quick() -> None:
         with suppress(TemplateError):
             render(template, VALUES)
     assert time.monotonic() - started < 2
+
+
+def test_a_short_template_makes_no_endless_text() -> None:
+    with pytest.raises(TemplateError, match="1,000,000 characters"):
+        render("{{ item.x }}" * 1_000, {"item": {"x": "x" * 900_000}})

@@ -9,6 +9,7 @@ from worker.training.graders.numerals import Number, find_numbers, has_other_tha
 from worker.training.spec import FinalAnswerGrader
 from worker.training.syntax.patterns import last_match
 
+_READ = 20_000
 _BRACE = re.compile(r"\\boxed\{|(?<!\\)[{}]")
 
 
@@ -35,12 +36,16 @@ def is_correct(response: str, reference: str, grader: FinalAnswerGrader) -> bool
     punctuation. A reference without box or match of the pattern is read like one with extract ``marker``.
     """
     given = find_answer(response, grader)
-    wanted = find_answer(reference, grader) or _behind_marker(reference, grader.marker)
+    wanted = find_answer(reference, grader) or _behind_marker(reference[-_READ:], grader.marker)
     return given is not None and given.equals(wanted)
 
 
 def find_answer(text: str, grader: FinalAnswerGrader) -> Answer | None:
-    """Return the final answer of ``text`` as ``grader.extract`` finds it; None where there is none."""
+    """Return the final answer of ``text`` as ``grader.extract`` finds it; None where there is none.
+
+    Only the last 20,000 characters are read: a final answer stands at the end.
+    """
+    text = text[-_READ:]
     match grader.extract:
         case "marker":
             return _behind_marker(text, grader.marker)
@@ -56,7 +61,7 @@ def find_answer(text: str, grader: FinalAnswerGrader) -> Answer | None:
 
 def find_number(text: str, marker: str) -> Fraction | None:
     """Return the first number behind the last ``marker``, or without a marker the last number; None without any."""
-    number = _behind_marker(text, marker).number
+    number = _behind_marker(text[-_READ:], marker).number
     return None if number is None else number.value
 
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from rapidfuzz import fuzz
 from rapidfuzz.distance import LCSseq
 
-LONGEST_TEXT = 100_000
+LONGEST_TEXT = 50_000
 
 _LARGEST_NGRAM = 4
 _WORD = re.compile(r"\w+")

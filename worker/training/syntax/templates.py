@@ -16,6 +16,8 @@ ROW_FIELDS = ("messages", "question", "reference", "judgment")
 
 Path = tuple[str | int, ...]
 
+_LONGEST_TEXT = 1_000_000  # a value may be long and its name stand in a template a thousand times
+
 _SLOT = re.compile(r"\{\{([^{}]*)\}\}")
 _STEP = re.compile(r"""\.(?P<field>\w+)|\[(?P<index>\d{1,9})\]|\[(?P<quote>['"])(?P<key>[^'"\]]*)(?P=quote)\]""")
 _ROOT = re.compile(r"[A-Za-z_]\w*")
@@ -55,9 +57,15 @@ def render(template: str, values: Mapping[str, Any]) -> str:
         values: ``item`` and ``sample``.
 
     Raises:
-        TemplateError: A name is not in ``values``; the message has the name and no value.
+        TemplateError: A name is not in ``values`` (the message has the name and no value), or the text grows too long.
     """
-    return "".join(part if isinstance(part, str) else _shown(_look_up(part, values)) for part in _parse(template))
+    pieces, length = [], 0
+    for part in _parse(template):
+        pieces.append(part if isinstance(part, str) else _shown(_look_up(part, values)))
+        length += len(pieces[-1])
+        if length > _LONGEST_TEXT:
+            raise TemplateError(f"the text would have more than {_LONGEST_TEXT:,} characters")
+    return "".join(pieces)
 
 
 def spell(path: Path) -> str:
