@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from pydantic import ValidationError
 
+from worker.training.advice import Rollouts, advise
 from worker.training.building.builder import Builder
 from worker.training.building.grade import sample_response
 from worker.training.building.kept_rows import KeptRows, TrainingRows
@@ -20,10 +21,10 @@ from worker.training.engine.pulse import Pulse
 from worker.training.engine.scoring import PreparedExample
 from worker.training.errors import DatasetError, SpecError, StageError
 from worker.training.evaluation import select_rows
-from worker.training.events import MessageEvent
+from worker.training.events import MessageEvent, SettingsEvent
 from worker.training.graders import grade
 from worker.training.methods import METHODS
-from worker.training.methods.auto import RunFacts
+from worker.training.methods.auto import AUTO, RunFacts
 from worker.training.methods.base import Hyperparameters, Method, find_problems
 from worker.training.spec import RESUME_DIR, TRAINING_FILE, VALIDATION_FILE
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from worker.training.building.report import BuildReport
     from worker.training.completions import Completions
     from worker.training.data.rendering import ModelRenderer
     from worker.training.methods.base import Probe
@@ -58,6 +60,7 @@ class PreparedData:
         validation: Rendered validation rows, those that the method can compute a loss for.
         probed: Training rows rendered for the method's probe.
         asked: Validation rows to generate answers for.
+        report: What the building stages made; None where there was nothing to make.
     """
 
     rows: list[Row]
@@ -65,6 +68,7 @@ class PreparedData:
     validation: list[PreparedExample]
     probed: list[PreparedExample]
     asked: list[NLFTExample]
+    report: BuildReport | None = None
 
 
 def read_training_rows(workspace: Path, spec: TrainingSpec) -> TrainingRows:
@@ -111,8 +115,8 @@ def build_rows(
     return TrainingRows(made, expendable, built.report, built.is_new)
 
 
-def choose_recipe(spec: TrainingSpec, loaded: LoadedModel, rows: int) -> Recipe:
-    """Return the spec's method with complete hyperparameters for ``rows`` training rows.
+def choose_recipe(spec: TrainingSpec, loaded: LoadedModel, rows: TrainingRows, observer: Observer) -> Recipe:
+    """Return the spec's method with complete hyperparameters; tell what had to wait for the rows.
 
     Raises:
         SpecError: The method is unknown, or a hyperparameter is unknown or out of range.
@@ -120,13 +124,19 @@ def choose_recipe(spec: TrainingSpec, loaded: LoadedModel, rows: int) -> Recipe:
     method = METHODS.get(spec.method)
     if method is None:
         raise SpecError(f"there is no method {spec.method}; choose one of {', '.join(METHODS)}", "method.type")
-    facts = RunFacts(rows, loaded.parameters, loaded.context_length)
+    wrong, accuracy = (rows.report.wrong_share, rows.report.base_accuracy) if rows.report else (None, None)
+    facts = RunFacts(rows.count, loaded.parameters, loaded.context_length, wrong_share=wrong, base_accuracy=accuracy)
     try:
-        return Recipe(method, method.hyperparameters_type.resolve(spec.hyperparameters, facts))
+        recipe = Recipe(method, method.hyperparameters_type.resolve(spec.hyperparameters, facts))
     except ValidationError as error:
         fault = error.errors(include_input=False)[0]
         place = ".".join(["method", method.name, "hyperparameters", *map(str, fault["loc"])])
         raise SpecError(f"{place}: {fault['msg']}", place) from error
+    choices = method.hyperparameters_type.explain_auto(spec.hyperparameters, facts)
+    waited = {name: choice.to_json() for name, choice in choices.items() if spec.hyperparameters.get(name) == AUTO}
+    if waited:
+        observer.emit(SettingsEvent(recipe.hyperparameters.model_dump(mode="json"), waited))
+    return recipe
 
 
 def prepare_data(
@@ -171,6 +181,8 @@ def prepare_data(
     held_out: list[Row] = []
     if spec.has_validation_file:
         held_out = _read_graded(workspace / VALIDATION_FILE, "validation_file", spec.evaluation)
+    if not (workspace / RESUME_DIR).is_dir():
+        _give_advice(rows, held_out, observer)
     scorable = [row for row in held_out if not find_problems(method, row.example, row.line)]
     sample = [] if method.probe is None else fit[: method.probe.sample_size]
     return PreparedData(
@@ -179,7 +191,15 @@ def prepare_data(
         validation=render(scorable, method, "validation_file"),
         probed=render(sample, method.probe, "training_file"),
         asked=select_rows([row.example for row in held_out], spec.evaluation) if spec.evaluation.generate else [],
+        report=rows.report,
     )
+
+
+def _give_advice(rows: TrainingRows, held_out: Sequence[Row], observer: Observer) -> None:
+    report = rows.report
+    rollouts = Rollouts(report.responses, report.base_right, report.cut_off) if report else None
+    for advice in advise(rows.rows, held_out, rollouts):
+        observer.emit(MessageEvent(advice.level, advice.message, advice.to_json()))
 
 
 def _prepared(rows: Sequence[Row], rendered: Sequence[RenderedExample]) -> list[PreparedExample]:

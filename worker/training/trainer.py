@@ -21,7 +21,7 @@ from worker.training.engine.folders import describe_file
 from worker.training.engine.optimizer import AdapterOptimizer
 from worker.training.engine.progress import Progress, StepRecord
 from worker.training.engine.pulse import Pulse
-from worker.training.engine.runtime import RandomState, choose_micro_batch_tokens, configure_runtime
+from worker.training.engine.runtime import RandomState, choose_micro_batch_tokens, configure_runtime, peak_memory_bytes
 from worker.training.engine.scoring import Scorer
 from worker.training.engine.step import Stepper
 from worker.training.errors import TrainingStopped
@@ -45,6 +45,7 @@ from worker.training.preparation import (
     read_training_rows,
 )
 from worker.training.spec import RESUME_DIR, TRAINING_FILE
+from worker.training.usage import PhaseClock, measure_usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +72,7 @@ def train(
         TrainingInterrupted: The observer asked for an early end.
     """
     configure_runtime(spec.runtime, spec.seed)
+    observer = clock = PhaseClock(observer)
     observer.emit(PhaseEvent("preparing"))
     run = _prepare(workspace, spec, observer, completions or NoCompletions())
     generators = _resume(run)
@@ -86,7 +88,7 @@ def train(
             generators.restore()
         _train(run)
     accuracy_after = _evaluate_generation(run, "after")
-    return _export(run, accuracy_after)
+    return _export(run, accuracy_after, clock)
 
 
 @dataclass(slots=True)
@@ -122,7 +124,7 @@ def _prepare(workspace: Path, spec: TrainingSpec, observer: Observer, completion
     loaded = load_base_model(spec.base_model, spec.runtime)
     renderer = ModelRenderer(loaded.tokenizer)
     rows = build_rows(workspace, spec, loaded, renderer, rows, observer=observer, completions=completions)
-    recipe = choose_recipe(spec, loaded, rows.count)
+    recipe = choose_recipe(spec, loaded, rows, observer)
     data = prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows, observer=observer)
     adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
     scorer = Scorer(adapted, micro_batch_tokens=choose_micro_batch_tokens(spec.runtime, loaded.device))
@@ -277,18 +279,20 @@ def _export_for_people(run: _Run, metrics: dict[str, float], folder: Path) -> No
     run.chronicle.export(folder, run.progress, metrics)
 
 
-def _export(run: _Run, accuracy_after: float | None) -> ResultEvent:
+def _export(run: _Run, accuracy_after: float | None, clock: PhaseClock) -> ResultEvent:
     """Write the artifacts and return the result."""
     run.enter("saving")
     measured = {"accuracy_before": run.progress.accuracy_before, "accuracy_after": accuracy_after}
     metrics = run.progress.summary() | {name: value for name, value in measured.items() if value is not None}
     export_outputs(
         run.workspace,
-        run.spec,
+        run.spec.model_copy(update={"hyperparameters": run.recipe.hyperparameters.spelled_out()}),
         run.adapted,
         run.loaded.tokenizer,
         records=run.progress.records,
         metrics=metrics,
         write_more=partial(_export_for_people, run, metrics),
     )
-    return ResultEvent(run.progress.trained_tokens, run.progress.step, metrics)
+    peak = peak_memory_bytes(run.loaded.device)
+    usage = measure_usage(run.recipe, run.data, run.progress, clock, peak_memory_bytes=peak)
+    return ResultEvent(run.progress.trained_tokens, run.progress.step, metrics, usage)

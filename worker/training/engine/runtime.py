@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,13 @@ def choose_micro_batch_tokens(settings: RuntimeSettings, device: torch.device) -
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether ``error`` says that a device, or the machine, has no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _CPU_MEMORY_MESSAGES)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory held so far: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def release_memory() -> None:

@@ -1,0 +1,122 @@
+"""Tokens that a method's passes will read, counted from the text of the rows without a tokenizer or a model."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from worker.training.data.row_checks import is_trained
+from worker.training.types import TokenSequence
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from worker.training.data.examples import Example, Message, NLFTExample
+    from worker.training.methods.base import Hyperparameters, Method, RequiredField
+
+BACKWARD_FACTOR = 3
+"""A pass with gradient, in passes without: once forward, about twice as much backward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Means over rows, in tokens.
+
+    Attributes:
+        main: Read by the main pass in an epoch; what ``trained_tokens`` counts.
+        step_work: Work of a row in an epoch, in tokens of a pass without gradient.
+        cached_work: Work of a row once for all epochs, in the same unit.
+        longest: Longest sequence of any row.
+    """
+
+    main: float
+    step_work: float
+    cached_work: float
+    longest: int
+
+
+class CountingRenderer:
+    """Renders a row into sequences that have the right lengths and no tokens.
+
+    Args:
+        characters_per_token: Of the base model's tokenizer, its chat template included.
+    """
+
+    def __init__(self, characters_per_token: float) -> None:
+        self._ratio = characters_per_token
+
+    def conversation(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> TokenSequence:
+        """Return the lengths of a chat whose trained turns are scored."""
+        scored = sum(self._count(_turn_text(message)) for message in messages if is_trained(message))
+        return _lengths(self._count_all(messages, tools), scored)
+
+    def exchange(
+        self, messages: Sequence[Message], response: str, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> TokenSequence:
+        """Return the lengths of a prompt and its response, the response scored."""
+        scored = self._count(response) + 1
+        return _lengths(self._count_all(messages, tools) + scored, scored)
+
+    def response_text(self, example: NLFTExample) -> str:
+        """Return the response as text."""
+        return example.answer_text or ""
+
+    def completion(self, prompt: str, completion: str) -> TokenSequence:
+        """Return the lengths of a prompt and its completion, the completion scored."""
+        scored = self._count(completion) + 1
+        return _lengths(self._count(prompt) + scored, scored)
+
+    def _count_all(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> int:
+        offered = self._count(json.dumps(tools, default=dict)) if tools else 0
+        return offered + sum(self._count(_turn_text(message)) for message in messages)
+
+    def _count(self, text: str) -> int:
+        return math.ceil(len(text) / self._ratio)
+
+
+def measure_workload(
+    method: Method, hyperparameters: Hyperparameters, rows: Sequence[Example], characters_per_token: float
+) -> Workload:
+    """Return the mean work of ``rows``, each of which has everything that ``method`` needs; zeros without rows."""
+    renderer = CountingRenderer(characters_per_token)
+    passes = method.passes(hyperparameters)
+    main = next(scoring_pass.sequence for scoring_pass in passes if scoring_pass.name == method.main_pass)
+    read = step_work = cached_work = longest = 0
+    for example in rows:
+        sequences = method.render(example, renderer, hyperparameters).sequences
+        lengths = {name: len(sequence.input_ids) for name, sequence in sequences.items()}
+        read += lengths[main]
+        longest = max(longest, *lengths.values())
+        for scoring_pass in passes:
+            tokens = lengths.get(scoring_pass.sequence, 0)
+            if scoring_pass.cached:
+                cached_work += tokens
+            else:
+                step_work += tokens * (BACKWARD_FACTOR if scoring_pass.with_grad else 1)
+    count = max(1, len(rows))
+    return Workload(read / count, step_work / count, cached_work / count, longest)
+
+
+def count_characters(method: Method, hyperparameters: Hyperparameters, rows: Sequence[Example]) -> float:
+    """Return the mean characters of a row's main pass."""
+    return measure_workload(method, hyperparameters, rows, characters_per_token=1.0).main
+
+
+def has_all(example: Example, fields: Sequence[RequiredField]) -> bool:
+    """Return whether a row can be counted: it has the response and the reference that a method needs."""
+    given = {"response": getattr(example, "answer", True), "reference": getattr(example, "reference", True)}
+    return all(given[field] for field in fields)
+
+
+def _turn_text(message: Message) -> str:
+    calls = "".join(call.function.name + call.function.arguments for call in message.tool_calls or ())
+    return message.text + calls
+
+
+def _lengths(tokens: int, scored: int) -> TokenSequence:
+    # Only lengths are read from these, and a range has one without holding anything.
+    return TokenSequence(cast("Any", range(tokens)), cast("Any", range(scored)))
