@@ -40,6 +40,22 @@ def test_answers_are_generated_and_graded_by_value(parrot: LoadedModel) -> None:
     assert not any(answer.is_finished for answer in result.answers)
 
 
+def test_any_grader_without_endpoint_and_any_threshold_will_do(parrot: LoadedModel) -> None:
+    close = {
+        "type": "text_similarity",
+        "name": "close",
+        "input": "{{ sample.output_text }}",
+        "reference": "{{ item.reference }}",
+        "evaluation_metric": "fuzzy_match",
+    }
+    rows = [NLFTExample(QUESTION, reference=reference) for reference in ("77", "78", "88")]
+    for threshold, correct in ((0.5, 2), (0.6, 1), (0.0, 3)):
+        settings = EvaluationSettings.model_validate(
+            {"max_new_tokens": 2, "grader": close, "pass_threshold": threshold}
+        )
+        assert evaluate_generation(parrot, ModelRenderer(parrot.tokenizer), rows, settings).correct == correct
+
+
 def test_nothing_asked_is_accuracy_0() -> None:
     assert GenerationResult(()).accuracy == 0.0
     assert GenerationResult((GradedAnswer("1", is_correct=True, is_finished=True),)).accuracy == 1.0

@@ -53,6 +53,13 @@ def test_rows_have_a_question_messages_and_a_reference() -> None:
     assert grade(grader(type="final_answer"), sample).score == 1
 
 
+def test_an_answer_at_the_end_of_a_row_is_not_part_of_its_question() -> None:
+    row = NLFTExample(messages=[Message("user", "2 + 2?"), Message("assistant", "4")], reference="4")
+    sample = sample_of(row, "5")
+    assert sample.item["messages"] == [{"role": "user", "content": "2 + 2?"}]
+    assert sample.item["question"] == "2 + 2?"
+
+
 def test_what_a_model_called_can_be_graded() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
     text = "{{ sample.output_tools[0].function.name }}"

@@ -80,10 +80,16 @@ def kind_of(error: TemplateError) -> GradeErrorKind:
 
 def sample_of(row: NLFTExample, response: str, tool_calls: Sequence[Mapping[str, Any]] = ()) -> Sample:
     """Return ``response`` to ``row`` as graders see it; its item has the names in ``syntax.templates.ROW_FIELDS``."""
-    asked = [message.text for message in row.messages if message.role == "user"]
+    asked = [message.text for message in row.prompt if message.role == "user"]
     messages = [
         {name: value for name, value in msgspec.to_builtins(message).items() if value is not None}
-        for message in row.messages
+        for message in row.prompt
     ]
-    item = {"messages": messages, "question": asked[-1] if asked else "", "judgment": row.judgment}
-    return Sample(response, item | {"reference": row.reference}, tool_calls)
+    item = {
+        "messages": messages,
+        "question": asked[-1] if asked else "",
+        "reference": row.reference,
+        "judgment": row.judgment,
+        "tools": row.tools,
+    }
+    return Sample(response, item, tool_calls)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 SAMPLE_FIELDS = ("output_text", "output_json", "output_tools")
-ROW_FIELDS = ("messages", "question", "reference", "judgment")
+ROW_FIELDS = ("messages", "question", "reference", "judgment", "tools")
 """What ``item`` has when it is a row of a training file; ``question`` is the text of the last user turn."""
 
 Path = tuple[str | int, ...]
