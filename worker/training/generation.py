@@ -121,7 +121,7 @@ class _Batch:
                     position_ids=self._positions,
                     past_key_values=cache,
                     use_cache=True,
-                    logits_to_keep=1,
+                    logits_to_keep=self._last_place(),
                 )
                 logits = output.logits[:, -1]  # [B, V]
                 if cache is None and self._decoding.samples > 1:
@@ -145,6 +145,10 @@ class _Batch:
         if not self._decoding.context_length:
             return self._decoding.max_new_tokens
         return min(self._decoding.max_new_tokens, self._decoding.context_length - self._tokens.shape[1])
+
+    def _last_place(self) -> Tensor:
+        """Return the index of the last token [1]. As a number it would make a strided view, and the head copy itself."""
+        return torch.tensor([self._tokens.shape[1] - 1], device=self._tokens.device)
 
     def _choose(self, logits: Tensor) -> Tensor:
         """Return the next token of each row [B] from logits [B, V]."""
