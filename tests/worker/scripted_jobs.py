@@ -20,6 +20,8 @@ from worker.training.spec import BaseModelRef, TrainingSpec
 
 SCRIPTED_COMMAND = (sys.executable, str(Path(__file__).with_name("scripted_trainer.py")))
 BASE_MODEL = "tiny-random"
+BUILDING_COMMAND = (sys.executable, str(Path(__file__).with_name("building_trainer.py")))
+RAW_ROWS = b'{"messages": [{"role": "user", "content": "2+2?"}], "reference": "#### 4"}\n'
 ROWS = b'{"messages": [{"role": "user", "content": "2+2?"}], "response": "4", "reference": "#### 4"}\n'
 
 
@@ -47,10 +49,10 @@ def quick_settings(database_url: str, broker_url: str, root: Path, **changes: An
     )
 
 
-def add_project(factory: SessionFactory, store: BlobStore) -> str:
+def add_project(factory: SessionFactory, store: BlobStore, rows: bytes = ROWS) -> str:
     """Insert a project with a base model and the file that every scripted job trains on; return its id."""
     project_id = ids.new_id(ids.PROJECT)
-    blob = store.put_bytes(ROWS)
+    blob = store.put_bytes(rows)
     with transaction(factory) as session:
         session.add(Project(id=project_id, name="Tests"))
         if session.get(BaseModel, BASE_MODEL) is None:

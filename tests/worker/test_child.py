@@ -85,6 +85,33 @@ def test_child_hears_what_it_is_asked(start: StartChild, word: bytes, code: int)
     assert child.exit_code == code
 
 
+def test_child_that_does_not_read_holds_nobody_up_and_gets_everything_once_it_does(start: StartChild) -> None:
+    child = start(steps=1000, step_seconds=0.01)
+    read_until(child, b'"step":1')
+    os.kill(child.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    for _ in range(40):
+        child.send(b"x" * 50_000 + b"\n")
+    child.send(CANCEL)
+    assert time.monotonic() - began < 2
+    list(child.read(0.01))
+    os.kill(child.pid, signal.SIGCONT)
+    run_to_end(child)
+    assert child.exit_code == 14
+
+
+def test_child_that_was_killed_takes_no_words_and_no_time(start: StartChild) -> None:
+    child = start(steps=1000, step_seconds=0.01)
+    read_until(child, b'"step":1')
+    os.kill(child.pid, signal.SIGSTOP)
+    child.send(b"x" * 500_000 + b"\n")
+    child.kill()
+    began = time.monotonic()
+    run_to_end(child)
+    assert child.exit_code == -signal.SIGKILL
+    assert time.monotonic() - began < 5
+
+
 def test_child_sees_only_variables_on_the_list(
     start: StartChild, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, func, select, update
 
 from app.core.settings import Settings
-from app.db.models import Blob, FineTuningJob
+from app.db.models import Blob, CompletionAnswer, FineTuningJob, StagePart
 from app.db.session import SessionFactory, build_engine, build_session_factory, transaction
 from app.jobs import lifecycle
 from app.jobs.exclusive import COLLECT, RECONCILE, Turn
@@ -124,6 +124,31 @@ def test_unreferenced_blobs_go_and_referenced_ones_stay(reconciler: Reconciler, 
         kept = session.scalars(select(Blob.sha256)).all()
     assert len(kept) == 1
     assert reconciler.store.size(kept[0]) > 0
+
+
+def test_what_building_left_goes_once_no_job_has_used_it_for_long(reconciler: Reconciler, job_id: str) -> None:
+    kept_for = reconciler.settings.building_cache_seconds
+    long_ago, lately = (func.now() - timedelta(seconds=seconds) for seconds in (kept_for + 60, kept_for - 60))
+    blob = reconciler.store.put_bytes(b"a part")
+    with transaction(reconciler.factory) as session:
+        project = session.get_one(FineTuningJob, job_id).project_id
+        session.add(Blob(sha256=blob.sha256, bytes=blob.bytes, last_seen_at=long_ago))
+        session.flush()
+        for part, used in enumerate((long_ago, lately)):
+            places = {"project_id": project, "stage": "rollout", "key": "k", "part": part}
+            session.add(StagePart(**places, sha256=blob.sha256, bytes=blob.bytes, last_used_at=used))
+            session.add(CompletionAnswer(project_id=project, key=str(part), text="t", tokens=1, last_used_at=used))
+    reconciler.collect()
+    with reconciler.factory() as session:
+        assert session.scalars(select(StagePart.part)).all() == [1]
+        assert session.scalars(select(CompletionAnswer.key)).all() == ["1"]
+    assert reconciler.store.size(blob.sha256) == blob.bytes
+
+    with transaction(reconciler.factory) as session:
+        session.execute(update(StagePart).values(last_used_at=long_ago))
+    reconciler.collect()
+    with pytest.raises(BlobNotFoundError):
+        reconciler.store.size(blob.sha256)
 
 
 def test_loop_survives_a_database_that_drops_its_connections(
