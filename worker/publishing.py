@@ -40,6 +40,7 @@ def collect_result(context: WorkerContext, folder: Path, result: ResultEvent, gi
     return JobResult(
         trained_tokens=result.trained_tokens,
         metrics=dict(result.metrics),
+        outcome=dict(result.usage),
         artifacts=tuple(file for file in stored if file.name != ARCHIVE_FILE),
         downloads=(by_name[METRICS_FILE], by_name[ARCHIVE_FILE]),
         built=_describe_dataset(files[DATASET_FILE], by_name[DATASET_FILE]) if DATASET_FILE in files else None,

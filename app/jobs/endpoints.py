@@ -19,7 +19,8 @@ from app.dependencies import (
     Store,
 )
 from app.jobs import deduplication, service
-from app.jobs.schemas import CheckpointQuery, CheckpointRead, EventRead, JobCreate, JobQuery, JobRead
+from app.jobs.prediction import attach_prediction
+from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventRead, JobCreate, JobQuery, JobRead
 from app.jobs.snapshots import SnapshotPage, SnapshotQuery
 from app.jobs.wire import read_job
 
@@ -35,6 +36,7 @@ def create_job(
     queue: Queue,
     settings: RequestSettings,
     endpoints: ModelEndpoints,
+    store: Store,
     idempotency_key: Annotated[str | None, Header(description="Repeating the call returns the same job.")] = None,
     x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> JobRead:
@@ -43,9 +45,18 @@ def create_job(
         key.project_id, body, idempotency_key=idempotency_key, retry_count=x_stainless_retry_count
     )
     job = service.create_job(session, attempt, body, endpoints=endpoints, max_queued_jobs=settings.max_queued_jobs)
+    attach_prediction(session, store, job)
     answer = read_job(job)
     service.announce(session, queue, job)
     return answer
+
+
+@router.post("/v1/fine_tuning/jobs/estimate")
+def estimate_job(
+    body: JobCreate, key: JobsReader, *, session: DbSession, endpoints: ModelEndpoints, store: Store
+) -> EstimateRead:
+    """Say what a job made from this body would take, and what its rows look like; creates nothing."""
+    return service.estimate_job(session, store, key.project_id, body, endpoints=endpoints)
 
 
 @router.get("/v1/fine_tuning/jobs")

@@ -73,6 +73,11 @@ def submit(session: Session, job: FineTuningJob) -> None:
     append_event(session, job.id, attempt=0, level="info", message=message, data=_settings(job))
 
 
+def _running_seconds(session: Session, job: FineTuningJob) -> float:
+    since = func.extract("epoch", func.clock_timestamp() - FineTuningJob.started_at)
+    return round(float(session.scalars(select(since).where(FineTuningJob.id == job.id)).one()), 3)
+
+
 def _settings(job: FineTuningJob) -> Json:
     return {"hyperparameters": job.spec["hyperparameters"], "auto": job.auto or {}}
 
@@ -139,6 +144,7 @@ def succeed(session: Session, lease: Lease, result: JobResult, record: AttemptRe
         "result_files": list(published.file_ids),
         "built_file_id": published.built_file_id,
         "trained_tokens": result.trained_tokens,
+        "outcome": {**result.outcome, "attempts": job.attempt, "wall_seconds": _running_seconds(session, job)},
     }
     _end(session, lease, JobStatus.SUCCEEDED, record, changes)
     message = f"The job has successfully completed: {published.model}"

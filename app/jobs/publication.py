@@ -46,6 +46,7 @@ class JobResult:
     artifacts: tuple[StoredFile, ...]
     downloads: tuple[StoredFile, ...]
     built: BuiltDataset | None = None
+    outcome: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

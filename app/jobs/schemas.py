@@ -129,6 +129,17 @@ class JobRead(Schema):
     service: JobService
 
 
+class EstimateRead(Schema):
+    """What a job would take."""
+
+    object: Literal["fine_tuning.job.estimate"] = "fine_tuning.job.estimate"
+    model: str
+    method: dict[str, Any] = Field(description='With "auto" only where it follows from rows that are yet to be built.')
+    auto: dict[str, AutoValue]
+    estimate: dict[str, dict[str, Any]] = Field(description="Figures by name, each with `value` and `basis`.")
+    data: dict[str, Any] = Field(description="The files' reports, and `advice` with lines.")
+
+
 class EventRead(Schema):
     """A `fine_tuning.job.event`."""
 

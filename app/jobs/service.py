@@ -16,8 +16,9 @@ from app.jobs import deduplication, lifecycle, repository
 from app.jobs.creation import build_job
 from app.jobs.deduplication import CreateAttempt
 from app.jobs.filters import read_filter
+from app.jobs.prediction import predict_job, report_on_data
 from app.jobs.publication import tuned_model_name
-from app.jobs.schemas import CheckpointQuery, CheckpointRead, EventRead, JobCreate, JobQuery, JobRead
+from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventRead, JobCreate, JobQuery, JobRead
 from app.jobs.snapshots import SnapshotQuery, list_records
 from app.jobs.wire import read_checkpoint, read_event, read_job
 from app.queue import JobQueue
@@ -46,6 +47,28 @@ def create_job(
         deduplication.remember(session, attempt, job)
     session.commit()
     return job
+
+
+def estimate_job(
+    session: Session, store: BlobStore, project_id: str, body: JobCreate, *, endpoints: Endpoints
+) -> EstimateRead:
+    """Return what a job made from ``body`` would take; nothing is stored.
+
+    Raises:
+        InvalidRequestError: A file, the base model or a setting is unfit; ``param`` names it.
+        NotFoundError: There is no such base model.
+    """
+    attempt = deduplication.identify(project_id, body, idempotency_key=None, retry_count=None)
+    job = build_job(session, attempt, body, endpoints)
+    estimate = EstimateRead(
+        model=job.model,
+        method=job.method,
+        auto=job.auto or {},
+        estimate=predict_job(session, store, job),
+        data=report_on_data(session, store, job),
+    )
+    session.rollback()
+    return estimate
 
 
 def get_job(session: Session, project_id: str, job_id: str) -> FineTuningJob:

@@ -138,9 +138,7 @@ def _count_generated(spec: TrainingSpec, pace: Pace, plan: _Plan, validation: Sa
     length = _response_tokens(spec, pace)
     asked = 0
     if validation is not None and spec.evaluation.generate:
-        answerable = sum(
-            isinstance(row.example, NLFTExample) and bool(row.example.reference) for row in validation.rows
-        )
+        answerable = sum(bool(getattr(row.example, "reference", None)) for row in validation.rows)
         asked = min(spec.evaluation.max_examples, round(answerable * validation.scale))
     known = "half of rollout.max_new_tokens" if pace.response_tokens is None else pace.response_tokens.basis
     told = f"{plan.sampled} responses to train and {2 * asked} answers to evaluate, {length:.0f} tokens each ({known})"

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from worker.training.data.row_checks import is_trained
+from worker.training.methods import METHODS
 from worker.training.types import TokenSequence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from worker.training.data.examples import Example, Message, NLFTExample
+    from worker.training.data.reader import Row
+    from worker.training.methods.auto import RunFacts
     from worker.training.methods.base import Hyperparameters, Method, RequiredField
+    from worker.training.spec import TrainingSpec
 
 BACKWARD_FACTOR = 3
 """A pass with gradient, in passes without: once forward, about twice as much backward."""
@@ -104,6 +108,22 @@ def measure_workload(
 def count_characters(method: Method, hyperparameters: Hyperparameters, rows: Sequence[Example]) -> float:
     """Return the mean characters of a row's main pass."""
     return measure_workload(method, hyperparameters, rows, characters_per_token=1.0).main
+
+
+def find_long_lines(
+    spec: TrainingSpec, facts: RunFacts, rows: Sequence[Row], characters_per_token: float
+) -> tuple[list[int], int]:
+    """Return the 1-based lines of rows that are likely longer than the job takes, and that limit in tokens."""
+    method = METHODS[spec.method]
+    hyperparameters = method.hyperparameters_type.resolve(spec.hyperparameters, facts)
+    limit = hyperparameters.max_seq_length
+    long = [
+        row.line
+        for row in rows
+        if has_all(row.example, method.required_fields)
+        and measure_workload(method, hyperparameters, [row.example], characters_per_token).longest > limit
+    ]
+    return long, limit
 
 
 def has_all(example: Example, fields: Sequence[RequiredField]) -> bool:

@@ -1,0 +1,135 @@
+"""What a job will take: predicted from the first rows of its files and from finished jobs on the same base model."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.core.logging import get_logger
+from app.db.base import Json
+from app.db.models.base_model import BaseModel
+from app.db.models.file import File
+from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
+from app.storage import BlobStore
+from worker.training.advice import advise
+from worker.training.data.reader import ReadLimits, Row, RowReader
+from worker.training.estimation.pace import Pace, learn_pace
+from worker.training.estimation.prediction import Sample, predict
+from worker.training.estimation.workload import find_long_lines
+from worker.training.methods.auto import RunFacts
+from worker.training.spec import TrainingSpec
+
+_SAMPLE_BYTES = 1 << 20
+_SAMPLE_ROWS = 500
+_ADVICE_BYTES = 32 << 20
+_ADVICE_ROWS = 20_000
+_EARLIER_JOBS = 20
+_LOG = get_logger(__name__)
+
+
+def attach_prediction(session: Session, store: BlobStore, job: FineTuningJob) -> None:
+    """Store on a queued job what it is expected to take, unless it says so already. Never fails.
+
+    A prediction is made after the job was accepted: neither a store that is away nor odd rows keep a job from being
+    created.
+    """
+    if job.status != JobStatus.QUEUED or job.prediction is not None:
+        return
+    try:
+        job.prediction = predict_job(session, store, job)
+        session.commit()
+    except Exception as error:  # noqa: BLE001 - an estimate is worth no failed create
+        session.rollback()
+        session.refresh(job)
+        _LOG.warning("no prediction", job_id=job.id, error=type(error).__name__)
+
+
+def predict_job(session: Session, store: BlobStore, job: FineTuningJob) -> Json:
+    """Return the figures of ``estimation.prediction.predict`` for a job, stored or not.
+
+    Raises:
+        BlobNotFoundError: A file's bytes are gone.
+    """
+    spec = TrainingSpec.model_validate(job.spec)
+    base_model = session.get_one(BaseModel, job.base_model_id)
+    training = _sample(store, session.get_one(File, job.training_file_id))
+    validation = None
+    if job.validation_file_id is not None:
+        validation = _sample(store, session.get_one(File, job.validation_file_id))
+    facts = RunFacts(training.total, base_model.parameters, base_model.context_length)
+    return predict(spec, facts, find_pace(session, base_model), training, validation)
+
+
+def find_pace(session: Session, base_model: BaseModel) -> Pace:
+    """Return what the newest finished jobs on a base model teach, of all projects: figures only, no content."""
+    statement = (
+        select(FineTuningJob.outcome)
+        .where(
+            FineTuningJob.base_model_id == base_model.id,
+            FineTuningJob.status == JobStatus.SUCCEEDED,
+            FineTuningJob.outcome.is_not(None),
+        )
+        .order_by(FineTuningJob.id.desc())
+        .limit(_EARLIER_JOBS)
+    )
+    return learn_pace([outcome for outcome in session.scalars(statement) if outcome], base_model.parameters)
+
+
+def report_on_data(session: Session, store: BlobStore, job: FineTuningJob) -> Json:
+    """Return, line by line, what the upload and the rows themselves say about a job's files.
+
+    Raises:
+        BlobNotFoundError: A file's bytes are gone.
+    """
+    training_file = session.get_one(File, job.training_file_id)
+    rows = _read(store, training_file, most_bytes=_ADVICE_BYTES, most_rows=_ADVICE_ROWS)
+    held_out: list[Row] = []
+    files = {"training_file": _describe(training_file)}
+    if job.validation_file_id is not None:
+        validation_file = session.get_one(File, job.validation_file_id)
+        held_out = _read(store, validation_file, most_bytes=_ADVICE_BYTES, most_rows=_ADVICE_ROWS)
+        files["validation_file"] = _describe(validation_file)
+    found = [_advice(one.code, one.level, one.message, one.data) for one in advise(rows, held_out)]
+    base_model = session.get_one(BaseModel, job.base_model_id)
+    ratio = find_pace(session, base_model).characters_per_token.value
+    spec = TrainingSpec.model_validate(job.spec)
+    facts = RunFacts(len(rows), base_model.parameters, base_model.context_length)
+    long, limit = find_long_lines(spec, facts, rows, ratio)
+    if long:
+        message = f"{len(long)} row(s) may be longer than {limit} tokens; a job with a longer row fails."
+        found.append(_advice("long_rows", "warn", message, {"count": len(long), "lines": long[:20]}))
+    return {**files, "rows_read": len(rows), "advice": found}
+
+
+def _advice(code: str, level: str, message: str, data: Any) -> Json:
+    return {"code": code, "level": level, "message": message, "data": dict(data)}
+
+
+def _describe(file: File) -> Json:
+    report = file.report or {}
+    return {"id": file.id, **{name: report.get(name) for name in ("format", "rows", "counts", "warnings")}}
+
+
+def _sample(store: BlobStore, file: File) -> Sample:
+    rows = _read(store, file, most_bytes=_SAMPLE_BYTES, most_rows=_SAMPLE_ROWS)
+    return Sample(rows, int((file.report or {})["rows"]))
+
+
+def _read(store: BlobStore, file: File, *, most_bytes: int, most_rows: int) -> list[Row]:
+    """Return the first rows of a file that was found sound at upload."""
+    reader = RowReader(ReadLimits(line_bytes=most_bytes))
+    rows: list[Row] = []
+    with_end = file.bytes <= most_bytes
+    for found in _feed(reader, store.read(file.sha256, 0, most_bytes), with_end=with_end):
+        rows += found
+        if len(rows) >= most_rows:
+            break
+    return rows[:most_rows]
+
+
+def _feed(reader: RowReader, chunks: Iterable[bytes], *, with_end: bool) -> Iterator[list[Row]]:
+    for chunk in chunks:
+        yield reader.feed(chunk)
+    if with_end:
+        yield reader.finish()
