@@ -8,4 +8,5 @@ pytest_plugins = [
     "tests.fixtures.fine_tuning",
     "tests.fixtures.tiny_models",
     "tests.fixtures.endpoints",
+    "tests.fixtures.browser",
 ]

@@ -8,6 +8,7 @@ from worker.training.events import PhaseEvent
 from worker.training.explaining.pinning import choose_pinned
 from worker.training.explaining.recorder import SaliencyRecorder
 from worker.training.explaining.row_losses import ROW_LOSSES_FILE, rank_rows, write_row_losses
+from worker.training.report import REPORT_FILE, RunStory, write_report
 from worker.training.spec import SALIENCY_FILE
 
 if TYPE_CHECKING:
@@ -49,9 +50,12 @@ class Chronicle:
         *,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
+        self._spec = spec
+        self._recipe = recipe
         self._rows = rows
-        pinned = [prepared[index] for index in choose_pinned(rows, spec.saliency, spec.method)]
-        self._recorder = SaliencyRecorder(workspace, recipe, pinned, tokenizer)
+        pinned = choose_pinned(rows, spec.saliency, spec.method)
+        self._pinned = {rows[index].line: rows[index].example for index in pinned}
+        self._recorder = SaliencyRecorder(workspace, recipe, [prepared[index] for index in pinned], tokenizer)
 
     @property
     def companions(self) -> Mapping[str, Path]:
@@ -70,7 +74,20 @@ class Chronicle:
         if self._recorder.is_due(progress.step, total_steps, is_last=is_last):
             self._recorder.record(scorer, progress.step, observer)
 
-    def export(self, folder: Path, progress: Progress) -> None:
-        """Write the artifacts for people into ``folder``."""
+    def export(self, folder: Path, progress: Progress, metrics: Mapping[str, float]) -> None:
+        """Write the artifacts for people into ``folder``; ``metrics`` are the run's final figures."""
         self._recorder.export(folder)
-        write_row_losses(folder / ROW_LOSSES_FILE, rank_rows(self._rows, progress.row_losses))
+        costs = rank_rows(self._rows, progress.row_losses)
+        write_row_losses(folder / ROW_LOSSES_FILE, costs)
+        story = RunStory(
+            spec=self._spec,
+            recipe=self._recipe,
+            steps=progress.records,
+            metrics=metrics,
+            trained_tokens=progress.trained_tokens,
+            history=self._recorder.history(),
+            pinned=self._pinned,
+            costs=costs,
+            weight_counts=progress.weight_counts,
+        )
+        write_report(folder / REPORT_FILE, story)
