@@ -147,7 +147,7 @@ class _Batch:
         return min(self._decoding.max_new_tokens, self._decoding.context_length - self._tokens.shape[1])
 
     def _last_place(self) -> Tensor:
-        """Return the index of the last token [1]. As a number it would make a strided view, and the head copy itself."""
+        """Return the last token's index [1]; a plain number makes a strided view, for which the head is copied."""
         return torch.tensor([self._tokens.shape[1] - 1], device=self._tokens.device)
 
     def _choose(self, logits: Tensor) -> Tensor:

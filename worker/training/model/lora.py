@@ -8,7 +8,8 @@ gradient of the frozen weight is never formed (4 instead of 6 FLOPs a parameter 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
@@ -17,7 +18,6 @@ from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.autograd.function import FunctionCtx
 
 
 class FusedLoraLinear(PeftLinear):
@@ -32,9 +32,10 @@ class FusedLoraLinear(PeftLinear):
         name = self._sole_adapter()
         if name is None or args or kwargs or x.dtype != self.base_layer.weight.dtype:
             return super().forward(x, *args, **kwargs)
-        base = self.base_layer
         down, up = self.lora_A[name].weight, self.lora_B[name].weight
-        output: Tensor = _FusedLinear.apply(x, base.weight, base.bias, down, up, self.scaling[name])  # type: ignore[no-untyped-call]
+        base = cast("nn.Linear", self.base_layer)
+        frozen = _Frozen(base.weight, base.bias, self.scaling[name])
+        output: Tensor = _FusedLinear.apply(x, down, up, frozen)  # type: ignore[no-untyped-call]
         return output
 
     def _sole_adapter(self) -> str | None:
@@ -51,29 +52,38 @@ class FusedLoraLinear(PeftLinear):
         return None if drops or has_bias or trains_base else name
 
 
+@dataclass(frozen=True, slots=True)
+class _Frozen:
+    """What a layer computes with and no gradient is wanted for: weight [out, in], bias [out], alpha / r."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scaling: float
+
+
 class _FusedLinear(torch.autograd.Function):
-    """y = x W^T + bias + s (x A^T) B^T with W and bias frozen; gradients for x, A and B."""
+    """y = x W^T + bias + s (x A^T) B^T; gradients for x, A (``down``, [r, in]) and B (``up``, [out, r])."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917 - autograd hands everything over by position
-        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, frozen: _Frozen) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         down, up = down.to(x.dtype), up.to(x.dtype)
         image = rows @ down.T  # [T, r]
+        weight, bias = frozen.weight, frozen.bias
         output = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
-        output.addmm_(image, up.T, alpha=scaling)
-        ctx.save_for_backward(rows, image, weight, down, up)
-        ctx.scaling, ctx.shape = scaling, x.shape  # type: ignore[attr-defined]
+        output.addmm_(image, up.T, alpha=frozen.scaling)
+        ctx.save_for_backward(rows, image, down, up)
+        ctx.frozen, ctx.shape = frozen, x.shape
         return output.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, image, weight, down, up = ctx.saved_tensors
+        rows, image, down, up = ctx.saved_tensors
+        weight, scaling = ctx.frozen.weight, ctx.frozen.scaling
         rising = gradient.reshape(-1, gradient.shape[-1])
-        through = (rising @ up).mul_(ctx.scaling)  # [T, r]
-        of_up = (rising.T @ image).float().mul_(ctx.scaling)
+        through = (rising @ up).mul_(scaling)  # [T, r]
+        of_up = (rising.T @ image).float().mul_(scaling)
         of_down = (through.T @ rows).float()
         of_input = (rising @ weight).addmm_(through, down).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        return of_input, None, None, of_down, of_up, None
+        return of_input, of_down, of_up, None
