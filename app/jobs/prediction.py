@@ -92,10 +92,10 @@ def report_on_data(session: Session, store: BlobStore, job: FineTuningJob) -> Js
         files["validation_file"] = _describe(validation_file)
     found = [_advice(one.code, one.level, one.message, one.data) for one in advise(rows, held_out)]
     base_model = session.get_one(BaseModel, job.base_model_id)
-    ratio = find_pace(session, base_model).characters_per_token.value
+    scale = find_pace(session, base_model).scale
     spec = TrainingSpec.model_validate(job.spec)
     facts = RunFacts(len(rows), base_model.parameters, base_model.context_length)
-    long, limit = find_long_lines(spec, facts, rows, ratio)
+    long, limit = find_long_lines(spec, facts, rows, scale)
     if long:
         message = f"{len(long)} row(s) may be longer than {limit} tokens; a job with a longer row fails."
         found.append(_advice("long_rows", "warn", message, {"count": len(long), "lines": long[:20]}))

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Literal
 
-from worker.training.estimation.workload import BACKWARD_FACTOR, count_characters
+from worker.training.estimation.workload import BACKWARD_FACTOR, CHARACTERS, CountingRenderer, fit_scale
 from worker.training.events import Event, PhaseEvent
 
 if TYPE_CHECKING:
@@ -85,7 +85,6 @@ def measure_usage(
     )
     scored = sum(example.tokens([one for one in passes if one.cached]) for example in prepared)
     spent = clock.spent()
-    characters = count_characters(method, hyperparameters, [row.example for row in data.rows])
     figures: dict[str, float] = {
         "rows": len(prepared),
         "steps": progress.step,
@@ -95,14 +94,25 @@ def measure_usage(
         "longest_sequence": max(len(one.input_ids) for row in prepared for one in row.rendered.sequences.values()),
         "seconds": clock.seconds,
         "peak_memory_bytes": peak_memory_bytes,
-        "characters_per_token": len(prepared) * characters / max(1, read),
         "other_seconds": sum(spent.get(phase, 0.0) for phase in _OTHER_PHASES),
     }
     training_seconds = sum(record.seconds for record in progress.records)
     per_work = training_seconds / max(1.0, work * progress.trained_tokens / max(1, read))
     if progress.step and training_seconds:
         figures["seconds_per_work"] = per_work
-    return figures | _of_rollouts(data.report, spent.get("rollout", 0.0), per_work)
+    return figures | _of_texts(recipe, data) | _of_rollouts(data.report, spent.get("rollout", 0.0), per_work)
+
+
+def _of_texts(recipe: Recipe, data: PreparedData) -> dict[str, float]:
+    """Return how characters became tokens, by comparing every sequence with its text."""
+    renderer = CountingRenderer(CHARACTERS)
+    lengths = [
+        (len(counted.input_ids), len(prepared.rendered.sequences[name].input_ids))
+        for row, prepared in zip(data.rows, data.training, strict=True)
+        for name, counted in recipe.method.render(row.example, renderer, recipe.hyperparameters).sequences.items()
+    ]
+    scale = fit_scale([characters for characters, _ in lengths], [tokens for _, tokens in lengths])
+    return {} if scale is None else scale._asdict()
 
 
 def _of_rollouts(report: BuildReport | None, seconds: float, per_work: float) -> dict[str, float]:

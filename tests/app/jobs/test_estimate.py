@@ -34,7 +34,8 @@ QUESTION = {"messages": [{"role": "user", "content": "2+2?"}], "reference": "###
 def estimate(client: TestClient, body: dict[str, Any]) -> dict[str, Any]:
     answer = client.post(f"{JOBS}/estimate", json=body)
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def nlft(base_model: str, file_id: str, **settings: Any) -> dict[str, Any]:

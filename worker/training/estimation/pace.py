@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from worker.training.estimation.workload import TextScale
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -30,7 +32,8 @@ class Pace:
     """What a prediction multiplies with.
 
     Attributes:
-        characters_per_token: Chat template included.
+        characters_per_token: Of the base model's tokenizer.
+        template_tokens: What its chat template adds to a sequence.
         seconds_per_work: Seconds a token of a pass without gradient; a training pass counts thrice.
         seconds_per_generated: Seconds a token sampled from the base model, batches included.
         response_tokens: Tokens of a sampled response; None: nobody knows.
@@ -40,12 +43,18 @@ class Pace:
     """
 
     characters_per_token: Learned
+    template_tokens: Learned
     seconds_per_work: Learned
     seconds_per_generated: Learned
     response_tokens: Learned | None
     base_accuracy: Learned | None
     other_seconds: Learned
     peak_memory_bytes: Learned
+
+    @property
+    def scale(self) -> TextScale:
+        """How text becomes tokens."""
+        return TextScale(self.characters_per_token.value, self.template_tokens.value)
 
 
 def learn_pace(outcomes: Sequence[Mapping[str, float]], model_parameters: int) -> Pace:
@@ -57,7 +66,8 @@ def learn_pace(outcomes: Sequence[Mapping[str, float]], model_parameters: int) -
     """
     work_seconds = 2 * model_parameters / _CPU_FLOPS
     guesses = {
-        "characters_per_token": 3.0,
+        "characters_per_token": 3.5,
+        "template_tokens": 12.0,
         "seconds_per_work": work_seconds,
         "seconds_per_generated": work_seconds * _GENERATION_FACTOR,
         "other_seconds": 15.0,

@@ -66,7 +66,7 @@ def predict(
     ``scored_tokens`` (once, without gradient), ``generated_tokens``, ``seconds``, ``peak_memory_bytes``.
     """
     plan = _plan(spec, facts, pace, training)
-    work = measure_workload(plan.method, plan.hyperparameters, plan.examples, pace.characters_per_token.value)
+    work = measure_workload(plan.method, plan.hyperparameters, plan.examples, pace.scale)
     epochs = plan.hyperparameters.n_epochs
     steps = epochs * math.ceil(plan.rows / plan.hyperparameters.batch_size)
     generated, generated_basis = _count_generated(spec, pace, plan, validation)

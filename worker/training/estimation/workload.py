@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from statistics import StatisticsError, linear_regression
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from worker.training.data.row_checks import is_trained
 from worker.training.methods import METHODS
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 BACKWARD_FACTOR = 3
 """A pass with gradient, in passes without: once forward, about twice as much backward."""
+
+
+class TextScale(NamedTuple):
+    """How text becomes tokens: so many characters each, and those that a chat template adds to a sequence."""
+
+    characters_per_token: float
+    template_tokens: float = 0.0
+
+
+CHARACTERS = TextScale(1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +56,11 @@ class CountingRenderer:
     """Renders a row into sequences that have the right lengths and no tokens.
 
     Args:
-        characters_per_token: Of the base model's tokenizer, its chat template included.
+        scale: Of the base model's tokenizer.
     """
 
-    def __init__(self, characters_per_token: float) -> None:
-        self._ratio = characters_per_token
+    def __init__(self, scale: TextScale) -> None:
+        self._scale = scale
 
     def conversation(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
@@ -76,17 +87,19 @@ class CountingRenderer:
 
     def _count_all(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> int:
         offered = self._count(json.dumps(tools, default=dict)) if tools else 0
-        return offered + sum(self._count(_turn_text(message)) for message in messages)
+        return (
+            round(self._scale.template_tokens) + offered + sum(self._count(_turn_text(message)) for message in messages)
+        )
 
     def _count(self, text: str) -> int:
-        return math.ceil(len(text) / self._ratio)
+        return math.ceil(len(text) / self._scale.characters_per_token)
 
 
 def measure_workload(
-    method: Method, hyperparameters: Hyperparameters, rows: Sequence[Example], characters_per_token: float
+    method: Method, hyperparameters: Hyperparameters, rows: Sequence[Example], scale: TextScale
 ) -> Workload:
     """Return the mean work of ``rows``, each of which has everything that ``method`` needs; zeros without rows."""
-    renderer = CountingRenderer(characters_per_token)
+    renderer = CountingRenderer(scale)
     passes = method.passes(hyperparameters)
     main = next(scoring_pass.sequence for scoring_pass in passes if scoring_pass.name == method.main_pass)
     read = step_work = cached_work = longest = 0
@@ -105,13 +118,17 @@ def measure_workload(
     return Workload(read / count, step_work / count, cached_work / count, longest)
 
 
-def count_characters(method: Method, hyperparameters: Hyperparameters, rows: Sequence[Example]) -> float:
-    """Return the mean characters of a row's main pass."""
-    return measure_workload(method, hyperparameters, rows, characters_per_token=1.0).main
+def fit_scale(characters: Sequence[int], tokens: Sequence[int]) -> TextScale | None:
+    """Return the scale that fits sequences of these lengths best (least squares); None where they do not tell."""
+    try:
+        slope, intercept = linear_regression(characters, tokens)
+    except StatisticsError:
+        return None
+    return TextScale(1 / slope, max(0.0, intercept)) if slope > 0 else None
 
 
 def find_long_lines(
-    spec: TrainingSpec, facts: RunFacts, rows: Sequence[Row], characters_per_token: float
+    spec: TrainingSpec, facts: RunFacts, rows: Sequence[Row], scale: TextScale
 ) -> tuple[list[int], int]:
     """Return the 1-based lines of rows that are likely longer than the job takes, and that limit in tokens."""
     method = METHODS[spec.method]
@@ -121,7 +138,7 @@ def find_long_lines(
         row.line
         for row in rows
         if has_all(row.example, method.required_fields)
-        and measure_workload(method, hyperparameters, [row.example], characters_per_token).longest > limit
+        and measure_workload(method, hyperparameters, [row.example], scale).longest > limit
     ]
     return long, limit
 

@@ -1,0 +1,162 @@
+"""Predictions against the arithmetic that they stand for, and against runs that were really made."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.tiny_models import TinyModel
+from tests.training.builders import FACTS, RecordingObserver, make_workspace, question, sum_rows
+from worker.training.data.examples import ChatExample, CompletionExample, Example, Message, NLFTExample
+from worker.training.data.reader import Row, read_rows
+from worker.training.estimation.pace import learn_pace
+from worker.training.estimation.prediction import Sample, predict
+from worker.training.estimation.workload import BACKWARD_FACTOR, CHARACTERS, TextScale, fit_scale, measure_workload
+from worker.training.events import MessageEvent, PhaseEvent, SettingsEvent
+from worker.training.methods import METHODS
+from worker.training.methods.prompts import PROMPT_SETS
+from worker.training.observer import NullObserver
+from worker.training.spec import (
+    TRAINING_FILE,
+    BaseModelRef,
+    BuildingSettings,
+    MixtureSettings,
+    RolloutSettings,
+    TrainingSpec,
+)
+from worker.training.trainer import train
+from worker.training.usage import PhaseClock
+
+SUPERVISED, NLFT = METHODS["supervised"], METHODS["nlft"]
+GUESS = learn_pace([], 135_000_000)
+
+
+def make_spec(method: str = "nlft", **fields: Any) -> TrainingSpec:
+    ref = BaseModelRef(name="m", path="/m", digest="d")
+    return TrainingSpec(**{"job_id": "j", "base_model": ref, "method": method, "hyperparameters": {}} | fields)
+
+
+def sample(*examples: Example, total: int | None = None) -> Sample:
+    return Sample([Row(line, one) for line, one in enumerate(examples, 1)], total or len(examples))
+
+
+def asked(count: int) -> list[Example]:
+    return [NLFTExample(question(f"{number:04d}"), reference="r" * 4) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("row", "main"),
+    [
+        (ChatExample([*question("q" * 8), Message("assistant", "a" * 4)]), 12),
+        (CompletionExample("q" * 8, "a" * 4), 13),
+        (NLFTExample(question("q" * 8), response="a" * 4, reference="r"), 13),
+    ],
+)
+def test_characters_become_tokens(row: Example, main: int) -> None:
+    hyperparameters = SUPERVISED.hyperparameters_type()
+    assert measure_workload(SUPERVISED, hyperparameters, [row], CHARACTERS).main == main
+    work = measure_workload(SUPERVISED, hyperparameters, [row], TextScale(2.0))
+    assert work.main == pytest.approx(main / 2, abs=0.5)
+    assert work.step_work == BACKWARD_FACTOR * work.main
+
+
+@pytest.mark.parametrize("scoring", ["online", "frozen"])
+def test_contexts_without_gradient_are_counted_where_they_run(scoring: str) -> None:
+    row = NLFTExample(question("q"), response="a", reference="r", judgment="j", correct=False)
+    hyperparameters = NLFT.hyperparameters_type.resolve({"scoring": scoring, "hindsight_weight": 0}, FACTS)
+    work = measure_workload(NLFT, hyperparameters, [row], CHARACTERS)
+    gradient = BACKWARD_FACTOR * work.main
+    if scoring == "frozen":
+        assert work.step_work == gradient
+        assert work.cached_work > work.main
+    else:
+        assert work.step_work > gradient + work.main
+        assert work.cached_work == 0
+
+
+def test_steps_follow_from_rows_passes_and_batch() -> None:
+    rows = [NLFTExample(question(str(number)), response="a", reference="r", correct=True) for number in range(10)]
+    spec = make_spec(hyperparameters={"n_epochs": 3, "batch_size": 4})
+    found = predict(spec, FACTS, GUESS, sample(*rows, total=1000), None)
+    assert found["rows"]["value"] == 1000
+    assert found["steps"]["value"] == 3 * 250
+    assert "first 10 rows" in found["trained_tokens"]["basis"]
+    assert found["generated_tokens"]["value"] == 0
+
+
+@pytest.mark.parametrize(
+    ("mixture", "rows"),
+    [
+        ({}, 80),
+        ({"max_wrong_per_question": 0}, 40),
+        ({"max_rows": 30}, 30),
+        ({"references_as_right": True}, 100),
+        ({"wrong_share": 0.25}, 53),
+    ],
+)
+def test_rows_to_be_built_are_mixed_as_the_run_will(mixture: dict[str, Any], rows: int) -> None:
+    building = BuildingSettings(rollout=RolloutSettings(n=4, max_new_tokens=20), mixture=MixtureSettings(**mixture))
+    found = predict(make_spec(building=building), FACTS, GUESS, sample(*asked(20)), None)
+    assert found["rows"]["value"] == rows
+    assert found["generated_tokens"]["value"] == 20 * 4 * 10
+
+
+def test_what_was_learned_replaces_guesses() -> None:
+    outcomes = [
+        {"characters_per_token": 2.0, "response_tokens": 7.0, "base_accuracy": 1.0, "seconds_per_work": 0.5}
+    ] * 3
+    pace = learn_pace([*outcomes, {"characters_per_token": 9.0}], 1000)
+    assert (pace.characters_per_token.value, pace.seconds_per_work.value) == (2.0, 0.5)
+    assert "4 finished job(s)" in pace.characters_per_token.basis
+    assert "guessed" in pace.other_seconds.basis
+    building = BuildingSettings(mixture=MixtureSettings(max_wrong_per_question=0))
+    found = predict(make_spec(building=building), FACTS, pace, sample(*asked(5)), None)
+    assert found["generated_tokens"]["value"] == 5 * 4 * 7
+    assert found["rows"]["value"] == 20
+
+
+def test_a_run_teaches_the_next_prediction(tmp_path: Path, tiny_model: TinyModel) -> None:
+    chosen = {"n_epochs": 2, "batch_size": 4}
+    spec = make_workspace(tmp_path, tiny_model(), sum_rows(10), method="nlft", hyperparameters=chosen)
+    took = train(tmp_path, spec, NullObserver()).usage
+    with (tmp_path / TRAINING_FILE).open("rb") as file:
+        rows = read_rows(file)
+    found = predict(spec, FACTS, learn_pace([took], 1000), Sample(rows, len(rows)), None)
+    for name in ("rows", "steps"):
+        assert found[name]["value"] == took[name]
+    for name in ("trained_tokens", "scored_tokens", "longest_sequence"):
+        assert found[name]["value"] == pytest.approx(took[name], rel=0.15)
+    assert found["peak_memory_bytes"]["value"] == took["peak_memory_bytes"] > 50_000_000
+    assert 0 < found["seconds"]["value"] < 2 * took["seconds"] + 1
+
+
+def test_settings_that_waited_are_told_with_reasons_and_the_manifest_spells_them_out(
+    tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    chosen = {"n_epochs": "auto", "batch_size": "auto", "learning_rate": 1e-4}
+    spec = make_workspace(tmp_path, tiny_model(), sum_rows(6), method="nlft", hyperparameters=chosen)
+    observer = RecordingObserver()
+    train(tmp_path, spec, observer)
+    (told,) = observer.of(SettingsEvent)
+    assert told.auto.keys() == {"n_epochs", "batch_size"}
+    assert all(told.hyperparameters[name] == choice["value"] for name, choice in told.auto.items())
+    advice = [event.data["advice"] for event in observer.of(MessageEvent) if event.data and "advice" in event.data]
+    assert advice == ["few_rows"]
+    manifest = json.loads((tmp_path / "outputs" / "manifest.json").read_text())["spec"]["hyperparameters"]
+    assert manifest["n_epochs"] == told.hyperparameters["n_epochs"]
+    assert manifest["prompts"] == PROMPT_SETS["default"].model_dump()
+
+
+def test_the_scale_of_text_is_fitted() -> None:
+    assert fit_scale([10, 20, 40], [15, 20, 30]) == pytest.approx((2.0, 10.0))
+    assert fit_scale([10, 10], [5, 6]) is None
+    assert fit_scale([10, 20], [6, 5]) is None
+
+
+def test_phases_are_timed() -> None:
+    now = iter([0.0, 1.0, 3.0, 7.0])
+    clock = PhaseClock(NullObserver(), lambda: next(now))
+    clock.emit(PhaseEvent("preparing"))
+    clock.emit(PhaseEvent("training"))
+    assert clock.spent() == {"preparing": 2.0, "training": 4.0}
