@@ -37,6 +37,8 @@ def hyper(**values: Any) -> dict[str, Any]:
 
 IN_NLFT = "method.nlft"
 HYPER = "method.nlft.hyperparameters"
+ASKING = {"type": "score_model", "name": "taste", "model": "judge", "input": [{"role": "user", "content": "Good?"}]}
+
 CASES = [
     ({"model": None}, "model", "valid string"),
     ({"training_file": 7}, "training_file", "valid string"),
@@ -82,6 +84,9 @@ CASES = [
     (nlft(adapter={"type": "ia3"}), f"{IN_NLFT}.adapter.type", "lora"),
     (nlft(evaluation={"max_example": 4}), f"{IN_NLFT}.evaluation.max_example", "Did you mean 'max_examples'"),
     (nlft(evaluation={"grader": {"marker": 1}}), f"{IN_NLFT}.evaluation.grader.marker", "valid string"),
+    (nlft(evaluation={"grader": {"type": "python"}}), f"{IN_NLFT}.evaluation.grader", "runs no code"),
+    (nlft(evaluation={"grader": ASKING}), f"{IN_NLFT}.evaluation.grader", "asks an endpoint"),
+    (nlft(grader={"extract": "pattern", "pattern": "("}), f"{IN_NLFT}.grader.pattern", "regular expression"),
     (nlft(evaluation={}), f"{IN_NLFT}.evaluation", "validation_file"),
     (nlft(prompts="poetic"), f"{HYPER}.prompts", "'default' or 'paper'"),
     (nlft(prompts="default", hyperparameters={"prompts": "paper"}), f"{IN_NLFT}.prompts", "contradict"),

@@ -1,7 +1,10 @@
 import time
+from fractions import Fraction
 from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worker.training.graders import find_number, is_correct
 from worker.training.spec import FinalAnswerGrader
@@ -160,3 +163,18 @@ def test_only_the_end_of_a_long_response_is_read(extract: Literal["marker", "box
     answer = r"#### \boxed{7}"
     assert is_correct("." * 100_000 + answer, "7", grader)
     assert not is_correct(answer + "." * 100_000, "7", grader)
+
+
+@given(st.fractions(-(10**9), 10**9, max_denominator=1000))
+def test_a_value_survives_every_way_of_writing_it(value: Fraction) -> None:
+    sign, whole, rest = "-" if value < 0 else "", int(abs(value)), abs(value) - int(abs(value))
+    spellings = [
+        f"{value.numerator}/{value.denominator}",
+        f"{sign}\\frac{{{abs(value).numerator}}}{{{value.denominator}}}",
+    ]
+    if rest and whole:
+        spellings += [f"{sign}{whole:,} {rest}", f"{sign}${whole} {rest}"]
+    if rest == 0:
+        spellings += [f"{sign}${whole:,}.00", f"{sign}{whole}%", f"The answer is {sign}{whole}."]
+    for spelling in spellings:
+        assert find_number(f"12 things\n#### {spelling}", "####") == value, spelling
