@@ -10,7 +10,7 @@ from openai import OpenAI
 from app.cli import client as api
 from app.cli.files import send_file
 from app.cli.options import AsJson, StateDir
-from app.cli.output import CommandError, print_record, print_rows
+from app.cli.output import CommandError, console, print_json, print_record, print_rows, tell_figure
 from app.cli.watching import watch_job
 
 jobs = typer.Typer(name="jobs", help="Fine-tuning jobs.", no_args_is_help=True)
@@ -37,9 +37,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a job; paths are uploaded first."""
-    groups = {"hyperparameters": hyperparameter, "adapter": adapter, "evaluation": evaluation}
-    settings = {name: values for name, given in groups.items() if (values := _pairs(given))}
-    body: dict[str, Any] = {"method": {"type": method, method: settings}}
+    body = _method(method, hyperparameters=hyperparameter, adapter=adapter, evaluation=evaluation)
     optional = {"suffix": suffix, "seed": seed, "metadata": {k: str(v) for k, v in _pairs(metadata).items()} or None}
     body |= {name: value for name, value in optional.items() if value is not None}
     with api.connected(state_dir) as client:
@@ -51,6 +49,39 @@ def create(
             job = watch_job(client, str(job["id"]), as_json=as_json)
         print_record(job, as_json=as_json)
     _check_outcome(job)
+
+
+@jobs.command("estimate")
+def estimate(
+    model: Annotated[str, typer.Option(help="Base model, as in `nlft models list`.")],
+    training_file: Annotated[str, typer.Option(help="File id, or a path that is uploaded first.")],
+    *,
+    validation_file: Annotated[str | None, typer.Option(help="Rows to measure on: file id or path.")] = None,
+    method: Annotated[str, typer.Option(help="Training method.")] = "nlft",
+    hyperparameter: Annotated[Pairs, typer.Option("--hyperparameter", "-H", help="name=value; repeatable.")] = None,
+    rollout: Annotated[Pairs, typer.Option("--rollout", "-R", help="name=value; repeatable.")] = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a job would take and what its rows look like; creates no job. Paths are uploaded first."""
+    body = {"model": model, **_method(method, hyperparameters=hyperparameter, rollout=rollout)}
+    with api.connected(state_dir) as client:
+        if validation_file:
+            body["validation_file"] = _file_id(client, validation_file)
+        body["training_file"] = _file_id(client, training_file)
+        found = client.post("/fine_tuning/jobs/estimate", body=body, cast_to=dict[str, Any])
+    if as_json:
+        print_json(found)
+        return
+    figures = [
+        {"figure": name, "value": tell_figure(name, figure["value"]), "basis": figure["basis"]}
+        for name, figure in found["estimate"].items()
+    ]
+    print_rows(figures, ("figure", "value", "basis"), as_json=False)
+    for name, choice in found["auto"].items():
+        console.print(f"[bold]{name}[/] {choice['value']}: {choice['reason']}", soft_wrap=True, highlight=False)
+    for advice in found["data"]["advice"]:
+        console.print(f"[yellow]{advice['level']}[/] {advice['message']}", soft_wrap=True, highlight=False)
 
 
 @jobs.command("list")
@@ -96,6 +127,12 @@ def _file_id(client: OpenAI, text: str) -> str:
     if not text.startswith("file-"):
         raise CommandError(f"There is no file {text}; give a path or a file id.")
     return text
+
+
+def _method(name: str, **groups: Pairs) -> dict[str, Any]:
+    """Return the method block of a body, without groups that nothing was given for."""
+    settings = {group: values for group, given in groups.items() if (values := _pairs(given))}
+    return {"method": {"type": name, name: settings}}
 
 
 def _pairs(given: Pairs) -> dict[str, Any]:

@@ -53,6 +53,16 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_
     console.print(table)
 
 
+def tell_figure(name: str, value: float) -> str:
+    """Return a figure of an estimate in units that a person reads."""
+    if name.endswith("seconds"):
+        minutes, seconds = divmod(round(value), 60)
+        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    if name.endswith("bytes"):
+        return f"{value / 1e9:.1f} GB"
+    return f"{value:,.0f}"
+
+
 def _text(name: str, value: Any) -> str:
     if value is None:
         return "-"
