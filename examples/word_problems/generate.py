@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from examples.word_problems.families import FAMILIES, Problem, draw_problems
-from examples.word_problems.judge import judge
+from worker.training.building.template_judge import judge_by_template
+from worker.training.graders import is_correct
+from worker.training.spec import FinalAnswerGrader
 
 FOLDER = Path(__file__).parent
 VALIDATION_SEED, VALIDATION_ROWS = 1, 150
 TRAINING_SEED, CANDIDATES = 2, 192
 RIGHT_PER_FAMILY, WRONG_PER_FAMILY = 6, 4
+GRADER = FinalAnswerGrader()
 INSTRUCTION = "Solve the problem in short steps. End with #### and the result."
 
 Row = dict[str, Any]
@@ -58,6 +61,11 @@ def training_rows(responses: Mapping[str, str]) -> list[Row]:
             row = {"messages": prompt(problem), "response": response, "reference": problem.solution}
             rows.append(row | ({} if judgment is None else {"judgment": judgment}))
     return rows
+
+
+def judge(response: str, reference: str) -> str | None:
+    """Return what is wrong with ``response``; None when it reaches the result of ``reference``."""
+    return None if is_correct(response, reference, GRADER) else judge_by_template(response, reference, GRADER)
 
 
 def read_responses(file: Path) -> dict[str, str]:

@@ -7,6 +7,8 @@ import pytest
 from examples.word_problems.families import FAMILIES, draw_problems
 from examples.word_problems.generate import (
     FOLDER,
+    GRADER,
+    judge,
     read_responses,
     training_problems,
     training_rows,
@@ -14,7 +16,6 @@ from examples.word_problems.generate import (
     validation_rows,
     write_rows,
 )
-from examples.word_problems.judge import GRADER, judge
 from examples.word_problems.sample_responses import warm_up_problems
 from worker.training.data.examples import NLFTExample
 from worker.training.data.reader import RowReader
@@ -67,27 +68,6 @@ def test_worked_solutions_compute_what_they_claim() -> None:
 
 
 REFERENCE = "The packs hold 2 * 5 = 10 nuts. In all that is 3 + 10 = 13 nuts.\n#### 13"
-
-
-@pytest.mark.parametrize(
-    ("response", "named"),
-    [
-        ("2 * 5 = 10. 3 + 10 = 14\n#### 14", "wrong step is 3 + 10 = 14; the left side comes to 13."),
-        ("5 * 2 = 10. 10 - 3 = 7\n#### 7", "wrong step is 10 - 3 = 7; it should be 3 + 10 = 13."),
-        ("5 * 2 = 10\n#### 10", "The step 3 + 10 = 13 is missing."),
-        ("5 * 2 = 10. 10 + 3 = 13\n#### 31", "the conclusion does not follow"),
-        ("6 / 0 = 6\n#### 6", "wrong step is 6 / 0 = 6; the left side has no value."),
-    ],
-)
-def test_a_judgment_names_the_first_wrong_step_by_value(response: str, named: str) -> None:
-    judgment = judge(response, REFERENCE)
-    assert judgment is not None
-    assert "but the right result is 13." in judgment
-    assert named in judgment
-
-
-def test_a_judgment_says_when_there_is_no_result() -> None:
-    assert "reaches no result" in str(judge("I do not know", REFERENCE))
 
 
 def test_a_right_response_spelled_differently_is_not_judged() -> None:

@@ -1,0 +1,70 @@
+from typing import Any
+
+import pytest
+
+from worker.training.building.candidates import Candidate
+from worker.training.building.mixture import is_wrong, mix
+from worker.training.data.examples import Message, NLFTExample
+from worker.training.spec import MixtureSettings
+
+
+def question(line: int, verdicts: str, reference: str = "r") -> list[Candidate]:
+    """Return candidates of one question: ``+`` is right, ``-`` wrong."""
+    return [
+        Candidate(
+            line, index, NLFTExample([Message("user", f"q{line}")], f"a{index}", reference, correct=verdict == "+")
+        )
+        for index, verdict in enumerate(verdicts)
+    ]
+
+
+def kinds(candidates: list[Candidate]) -> str:
+    return "".join("-" if is_wrong(one) else "+" for one in candidates)
+
+
+MANY = [one for line in range(20) for one in question(line, "+---")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, "++---+-"),
+        ({"max_wrong_per_question": 0}, "+++"),
+        ({"max_right_per_question": 1}, "+---+-"),
+        ({"max_right_per_question": 1, "max_wrong_per_question": 1}, "+-+-"),
+        ({"wrong_share": 0.0}, "+++"),
+        ({"wrong_share": 1.0}, "----"),
+        ({"max_rows": 1}, "-"),
+    ],
+)
+def test_limits_keep_the_first_of_each_kind(settings: dict[str, Any], kept: str) -> None:
+    candidates = question(1, "++---") + question(2, "+-")
+    assert kinds(mix(candidates, MixtureSettings(**settings), seed=0)) == kept
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.6, 0.9])
+def test_the_share_of_wrong_rows_is_met_by_dropping_the_excess(share: float) -> None:
+    mixed = mix(MANY, MixtureSettings(wrong_share=share), seed=0)
+    wrong = kinds(mixed).count("-")
+    assert wrong / len(mixed) == pytest.approx(share, abs=0.05)
+    assert 20 in (wrong, len(mixed) - wrong) or wrong == 60
+    assert [(one.line, one.index) for one in mixed] == sorted((one.line, one.index) for one in mixed)
+
+
+def test_a_smaller_size_keeps_the_ratio_and_depends_on_the_seed() -> None:
+    first, again, other = (mix(MANY, MixtureSettings(max_rows=20), seed) for seed in (1, 1, 2))
+    assert kinds(first).count("+") == 5
+    assert first == again
+    assert first != other
+
+
+def test_references_join_once_a_question_as_right_responses() -> None:
+    candidates = [*question(1, "+-", reference="a0"), *question(2, "--"), *question(2, "--")]
+    mixed = mix(candidates, MixtureSettings(references_as_right=True), seed=0)
+    assert kinds(mixed) == "+-+----"  # the first question's right response is its reference
+    assert (mixed[2].example.response, mixed[2].example.correct) == ("r", True)
+
+
+def test_limits_of_responses_leave_references_alone() -> None:
+    settings = MixtureSettings(references_as_right=True, max_right_per_question=0, max_wrong_per_question=1)
+    assert kinds(mix(question(1, "++--"), settings, seed=0)) == "+-"
