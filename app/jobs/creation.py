@@ -69,6 +69,7 @@ def _freeze(job_id: str, seed: int, inputs: JobInputs, resolved: ResolvedMethod)
         adapter=resolved.adapter,
         evaluation=resolved.evaluation,
         building=resolved.building or BuildingSettings(),
+        saliency=resolved.saliency,
         has_validation_file=inputs.validation_file is not None,
         seed=seed,
     )

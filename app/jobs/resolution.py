@@ -15,7 +15,7 @@ from app.jobs.schemas import JobCreate, MethodSettings
 from worker.training.methods import METHODS
 from worker.training.methods.auto import AUTO, RunFacts
 from worker.training.methods.base import Hyperparameters, Method
-from worker.training.spec import BuildingSettings, EvaluationSettings, LoraSettings
+from worker.training.spec import BuildingSettings, EvaluationSettings, LoraSettings, SaliencySettings
 
 DEFAULT_METHOD = "supervised"
 _PROMPTS = "prompts"
@@ -46,6 +46,7 @@ class ResolvedMethod:
     evaluation: EvaluationSettings
     auto: Json = field(default_factory=dict)
     building: BuildingSettings | None = None
+    saliency: SaliencySettings = field(default_factory=SaliencySettings)
 
     @property
     def values(self) -> Json:
@@ -59,6 +60,7 @@ class ResolvedMethod:
             "hyperparameters": self.values,
             "adapter": self.adapter.model_dump(mode="json"),
             "evaluation": self.evaluation.model_dump(mode="json"),
+            "saliency": self.saliency.model_dump(mode="json"),
             **(self.building.model_dump(mode="json") if self.building else {}),
         }
         return {"type": self.name, self.name: settings}
@@ -106,7 +108,14 @@ def resolve_method(requested: RequestedMethod, facts: RunFacts, *, is_validated:
         adapter = adapter.model_copy(update=settings.adapter.model_dump(exclude_unset=True))
     choices = method.hyperparameters_type.explain_auto(settings.hyperparameters, facts)
     auto = note_choices(choices, rows_are_final=facts.rows_are_final)
-    return ResolvedMethod(method.name, hyperparameters, adapter, settings.evaluation or EvaluationSettings(), auto)
+    return ResolvedMethod(
+        method.name,
+        hyperparameters,
+        adapter,
+        settings.evaluation or EvaluationSettings(),
+        auto,
+        saliency=settings.saliency or SaliencySettings(),
+    )
 
 
 def _find_method(written: Mapping[str, Any]) -> Method:

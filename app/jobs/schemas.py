@@ -15,6 +15,7 @@ from worker.training.spec import (
     MixtureSettings,
     RolloutSettings,
     RowGrader,
+    SaliencySettings,
     SpecModel,
 )
 
@@ -56,6 +57,7 @@ class MethodSettings(SpecModel):
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     adapter: LoraSettings | None = None
     evaluation: EvaluationSettings | None = None
+    saliency: SaliencySettings | None = None
     rollout: RolloutSettings | None = None
     grader: RowGrader | None = None
     pass_threshold: float | None = None

@@ -21,6 +21,7 @@ from worker.training.spec import (
     MixtureSettings,
     RolloutSettings,
     RowGrader,
+    SaliencySettings,
 )
 
 
@@ -59,6 +60,7 @@ def _document_methods() -> type[BaseModel]:
             "hyperparameters": (document_hyperparameters(method.hyperparameters_type) | None, None),
             "adapter": (LoraSettings | None, None),
             "evaluation": (EvaluationSettings | None, None),
+            "saliency": (SaliencySettings | None, None),
             "rollout": (RolloutSettings | None, None),
             "grader": (RowGrader | None, None),
             "pass_threshold": (float | None, None),

@@ -30,6 +30,7 @@ class MethodRead(Schema):
     adapter: dict[str, Any] = Field(description="JSON Schema of `method.<id>.adapter`.")
     adapter_defaults: dict[str, Any] = Field(description="Adapter settings of a job that names none.")
     evaluation: dict[str, Any] = Field(description="JSON Schema of `method.<id>.evaluation`.")
+    saliency: dict[str, Any] = Field(description="JSON Schema of `method.<id>.saliency`.")
     building: dict[str, Any] = Field(
         description="JSON Schema of `rollout`, `grader`, `pass_threshold`, `judge` and `mixture` in `method.<id>`."
     )

@@ -13,7 +13,7 @@ from app.methods.schemas import EndpointRead, MethodRead, RowRead
 from worker.training.data.examples import EXAMPLE_TYPES, RowFormat
 from worker.training.methods import METHODS
 from worker.training.methods.base import Method
-from worker.training.spec import BuildingSettings, EvaluationSettings
+from worker.training.spec import BuildingSettings, EvaluationSettings, SaliencySettings
 
 
 @lru_cache
@@ -53,6 +53,7 @@ def _describe(method: Method) -> MethodRead:
         adapter=type(adapter).model_json_schema(),
         adapter_defaults=adapter.model_dump(mode="json"),
         evaluation=EvaluationSettings.model_json_schema(),
+        saliency=SaliencySettings.model_json_schema(),
         building=BuildingSettings.model_json_schema(),
         building_defaults=BuildingSettings().model_dump(mode="json"),
         rows=[
