@@ -5,7 +5,7 @@ import pytest
 from worker.training.building.equations import find_equations
 
 
-def read(text: str) -> list[tuple[str, Fraction | None, bool]]:
+def read(text: str) -> list[tuple[str, Fraction | int | None, bool]]:
     return [(found.text, found.value, found.holds) for found in find_equations(text)]
 
 
