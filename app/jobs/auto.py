@@ -35,6 +35,6 @@ def adopt_settings(session: Session, lease: Lease, hyperparameters: Json, auto: 
     """
     job = leases.lock(session, lease)
     name = job.method["type"]
-    job.method = {**job.method, name: {**job.method[name], "hyperparameters": hyperparameters}}
+    job.method = {**job.method, name: {**job.method.get(name, {}), "hyperparameters": hyperparameters}}
     job.auto = {**(job.auto or {}), **auto}
     session.flush()

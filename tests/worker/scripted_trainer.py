@@ -27,6 +27,7 @@ from worker.training.events import (
     MetricsEvent,
     PhaseEvent,
     ResultEvent,
+    SettingsEvent,
     encode,
 )
 
@@ -45,6 +46,11 @@ def listen() -> None:
     for line in control:
         asked.append(line)
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def tell_settings() -> None:
+    if "settings" in SCRIPT:
+        emit(SettingsEvent(**SCRIPT["settings"]))
 
 
 def misbehave() -> None:
@@ -146,11 +152,13 @@ def main() -> None:
     time.sleep(SCRIPT.get("slow_start", 0))
     misbehave()
     end_as_scripted()
+    tell_settings()
     emit(PhaseEvent(phase="training"))
     state = take_steps(*load_checkpoint())
     emit(PhaseEvent(phase="saving"))
     save_outputs(state)
-    emit(ResultEvent(trained_tokens=40, steps=SCRIPT.get("steps", 4), metrics={"train_loss": 0.25}))
+    taken = {"seconds": 2.5}
+    emit(ResultEvent(trained_tokens=40, steps=SCRIPT.get("steps", 4), metrics={"train_loss": 0.25}, usage=taken))
 
 
 if __name__ == "__main__":

@@ -99,8 +99,8 @@ def _choose_batch_size(facts: RunFacts) -> Choice:
 def _choose_epochs(facts: RunFacts, steps_per_epoch: int) -> Choice:
     least = 3 if facts.rows <= 1000 else 2 if facts.rows <= 5000 else 1
     wanted = round(_FEWEST_STEPS / steps_per_epoch)
-    if wanted <= least:
-        return Choice(least, f"{facts.rows} training rows are enough for {steps_per_epoch} steps a pass", True)
+    if wanted < least:
+        return Choice(least, f"{facts.rows} training rows: {steps_per_epoch} steps a pass", True)
     epochs = min(_MOST_EPOCHS, wanted)
     return Choice(epochs, f"{steps_per_epoch} steps a pass, repeated to about {epochs * steps_per_epoch}", True)
 
