@@ -1,6 +1,6 @@
 """What a user wrote about building rows, checked against the rows and the operator's endpoints."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from app.completions.configuration import Endpoints
 from app.completions.validation import require_endpoint
@@ -29,12 +29,26 @@ def resolve_building(requested: RequestedMethod, training_file: File, endpoints:
         for name in given:
             raise _idle(requested, name, f"needs rows of the format '{_BUILT_FORMAT}'")
         return None
-    if "rollout" in given and not report.get("counts", {}).get("without_response"):
-        raise _idle(requested, "rollout", "would sample nothing: every row of the training file has a response")
+    _refuse_idle_stages(requested, given, lacks_responses=bool(report.get("counts", {}).get("without_response")))
     building = BuildingSettings(**given)
     for place, model in _asked_models(building):
         require_endpoint(endpoints, model, param=f"{requested.block}.{place}")
     return building
+
+
+def _refuse_idle_stages(requested: RequestedMethod, given: Collection[str], *, lacks_responses: bool) -> None:
+    if "rollout" in given and not lacks_responses:
+        raise _idle(requested, "rollout", "would sample nothing: every row of the training file has a response")
+    method = requested.method
+    if method.uses_judgments:
+        return
+    if "judge" in given:
+        raise _idle(requested, "judge", f"would have no effect: the method '{method.name}' reads no judgments")
+    # Such a method needs a verdict on a response only where one decides which rows are trained.
+    for name in ("grader", "pass_threshold"):
+        if name in given and not lacks_responses and "mixture" not in given:
+            reason = f"would have no effect: the method '{method.name}' trains right and wrong responses alike"
+            raise _idle(requested, name, reason)
 
 
 def _asked_models(building: BuildingSettings) -> Iterator[tuple[str, str]]:

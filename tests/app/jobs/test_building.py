@@ -149,6 +149,31 @@ def test_a_rollout_that_would_sample_nothing_is_refused(api_client: TestClient, 
     assert "every row of the training file has a response" in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("block", "place"),
+    [
+        ({"judge": {"type": "self"}}, "judge"),
+        ({"judge": {"type": "self"}, "mixture": {"max_wrong_per_question": 0}}, "judge"),
+        ({"grader": {}}, "grader"),
+        ({"pass_threshold": 0.9}, "pass_threshold"),
+    ],
+)
+def test_a_verdict_that_nothing_depends_on_is_refused(
+    api_client: TestClient, job_body: dict[str, Any], block: dict[str, Any], place: str
+) -> None:
+    error = refuse(api_client, job_body | {"method": {"type": "supervised", "supervised": block}})
+    assert error["param"] == f"method.supervised.{place}"
+    assert "would have no effect" in error["message"]
+
+
+def test_rejection_sampling_is_supervised_training_of_right_responses(
+    api_client: TestClient, job_body: dict[str, Any], session_factory: SessionFactory
+) -> None:
+    block = {"grader": {"extract": "last_number"}, "mixture": {"max_wrong_per_question": 0}}
+    job = create(api_client, job_body | {"method": {"type": "supervised", "supervised": block}})
+    assert frozen(session_factory, job) == BuildingSettings.model_validate(block)
+
+
 @pytest.mark.parametrize("name", ["grader", "judge", "mixture", "pass_threshold"])
 def test_rows_of_another_format_are_trained_as_they_are(
     api_client: TestClient, base_model: str, make_file: MakeFile, name: str
