@@ -1,6 +1,5 @@
 """``nlft jobs``: create, follow and cancel fine-tuning jobs over HTTP."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +10,14 @@ from app.cli import client as api
 from app.cli.files import send_file
 from app.cli.options import AsJson, StateDir
 from app.cli.output import CommandError, console, print_json, print_record, print_rows, tell_figure
+from app.cli.pairs import Pairs, read_pairs
+from app.cli.saliency import job_saliency
 from app.cli.watching import watch_job
 
 jobs = typer.Typer(name="jobs", help="Fine-tuning jobs.", no_args_is_help=True)
+jobs.command("saliency")(job_saliency)
 
 _COLUMNS = ("id", "status", "model", "fine_tuned_model", "created_at")
-Pairs = list[str] | None
 
 
 @jobs.command("create")
@@ -38,7 +39,11 @@ def create(
 ) -> None:
     """Create a job; paths are uploaded first."""
     body = _method(method, hyperparameters=hyperparameter, adapter=adapter, evaluation=evaluation)
-    optional = {"suffix": suffix, "seed": seed, "metadata": {k: str(v) for k, v in _pairs(metadata).items()} or None}
+    optional = {
+        "suffix": suffix,
+        "seed": seed,
+        "metadata": {k: str(v) for k, v in read_pairs(metadata).items()} or None,
+    }
     body |= {name: value for name, value in optional.items() if value is not None}
     with api.connected(state_dir) as client:
         if validation_file:
@@ -131,22 +136,8 @@ def _file_id(client: OpenAI, text: str) -> str:
 
 def _method(name: str, **groups: Pairs) -> dict[str, Any]:
     """Return the method block of a body, without groups that nothing was given for."""
-    settings = {group: values for group, given in groups.items() if (values := _pairs(given))}
+    settings = {group: values for group, given in groups.items() if (values := read_pairs(given))}
     return {"method": {"type": name, name: settings}}
-
-
-def _pairs(given: Pairs) -> dict[str, Any]:
-    """Return ``name=value`` texts as a mapping; a value that is JSON is read as such."""
-    found: dict[str, Any] = {}
-    for text in given or []:
-        name, separator, value = text.partition("=")
-        if not separator:
-            raise CommandError(f"{text!r} must have the form name=value.")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-    return found
 
 
 def _check_outcome(job: api.Record) -> None:

@@ -12,6 +12,7 @@ from app.cli.migrate import migrate
 from app.cli.models import models
 from app.cli.output import CommandError, notes
 from app.cli.projects import keys, projects
+from app.cli.saliency import saliency
 from app.cli.serve import serve
 from app.cli.up import up
 from app.core.errors import ServiceError
@@ -23,6 +24,7 @@ cli = typer.Typer(
 cli.command("up")(up)
 cli.command("serve")(serve)
 cli.command("migrate")(migrate)
+cli.command("saliency")(saliency)
 for group in (files, jobs, adapters, models, projects, keys):
     cli.add_typer(group, name=group.info.name)
 

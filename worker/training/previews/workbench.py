@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from pydantic import ValidationError
 
 from worker.training.data.reader import read_rows
@@ -24,11 +26,12 @@ from worker.training.methods import METHODS
 from worker.training.model.adapter import ADAPTER_CONFIG_FILE, attach_adapter, load_adapter
 from worker.training.model.base_model import LoadedModel, load_base_model
 from worker.training.previews.protocol import PreviewAnswer, PreviewUsage
+from worker.training.previews.renders import RenderCache
 from worker.training.previews.scores import ScoreCache, Wanted, assemble, batch_of, key_of, score_sequences
 from worker.training.spec import LoraSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from peft import PeftModel
 
@@ -62,6 +65,7 @@ class Workbench:
     def __init__(self) -> None:
         self._base: _Base | None = None
         self._cache = ScoreCache(_CACHE_BYTES)
+        self._renders = RenderCache()
         self._texts: OrderedDict[tuple[int, ...], tuple[str, ...]] = OrderedDict()
 
     def answer(self, request: PreviewRequest, check: Callable[[], None]) -> PreviewAnswer:
@@ -74,13 +78,18 @@ class Workbench:
         method, hyperparameters = _choose(request)
         base = self._load(request.base_model, request.runtime)
         check()
-        lines, rendered = _render(request, base, method, hyperparameters)
+        lines, rendered = self._renders.render(
+            f"{request.base_model.digest}\n{method.name}\n{request.rows}",
+            hyperparameters,
+            partial(_render, request.rows, base, method),
+        )
         passes = plan_passes(method, hyperparameters, with_hidden=True)
         scores, scored_tokens, all_tokens = self._score(request, rendered, passes, check)
         batch = batch_of(assemble(scores, passes), rendered)
         ids = _main_ids(rendered, passes, method)
         texts = tuple(self._split(base, row) for row in ids)
-        records = weigh(Measured(lines, passes, batch, ids, texts), method, hyperparameters, step=0)
+        with _one_thread():
+            records = weigh(Measured(lines, passes, batch, ids, texts), method, hyperparameters, step=0)
         usage = PreviewUsage(scored_tokens, all_tokens - scored_tokens, time.monotonic() - started)
         chosen = hyperparameters.model_dump(mode="json")
         return PreviewAnswer(request.model, method.name, chosen, records, usage)
@@ -168,15 +177,26 @@ def _choose(request: PreviewRequest) -> tuple[Method, Hyperparameters]:
         raise SpecError(f"{place}: {fault['msg']}", place) from error
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in this thread alone: on so few numbers, waking others costs more than they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _render(
-    request: PreviewRequest, base: _Base, method: Method, hyperparameters: Hyperparameters
+    rows_text: str, base: _Base, method: Method, hyperparameters: Hyperparameters
 ) -> tuple[tuple[int, ...], list[RenderedExample]]:
     """Return the rows' numbers, from 1, and the rows rendered.
 
     Raises:
         DatasetError: A row does not suit the base model.
     """
-    rows = read_rows([request.rows.encode()], PARAM)
+    rows = read_rows([rows_text.encode()], PARAM)
     one = partial(method.render, renderer=base.renderer, hyperparameters=hyperparameters)
     longest = min(hyperparameters.max_seq_length, base.loaded.context_length)
     rendered = check_rows(rows, one, base.loaded.tokenizer, max_tokens=longest, param=PARAM)
