@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 460, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 30
 _MOST_POINTS = 400
+SMOOTHED = "smooth"
 Point = tuple[float, float]
 
 
@@ -83,7 +84,7 @@ def draw_curves(title: str, series: Sequence[Series], *, percent: bool = False) 
     form = _percent if percent else _number
     return Chart(
         title=title,
-        description="; ".join(_describe(one, form) for one in drawn),
+        description="; ".join(_describe(one, form) for one in drawn if one.kind != SMOOTHED),
         x_label="optimizer step",
         x_ticks=tuple(Tick(_across(x, spans[0]), _number(x)) for x in x_marks if spans[0][0] <= x <= spans[0][1]),
         y_ticks=tuple(Tick(_up(y, spans[1]), form(y)) for y in y_marks),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from worker.training.engine.step import WEIGHT_BIN
-from worker.training.report.charts import Chart, Series, draw_curves, draw_histogram, smooth
+from worker.training.report.charts import SMOOTHED, Chart, Series, draw_curves, draw_histogram, smooth
 from worker.training.report.heatmap import LEVELS, ShownExample, show_example
 from worker.training.report.story import tell_question
 
@@ -101,7 +101,7 @@ def _charts(story: RunStory) -> list[Chart]:
     many = len(losses) >= _SMOOTHED_FROM
     train = [Series("faint" if many else "train", "training", losses)]
     if many:
-        train.append(Series("train", "training, running mean", smooth(losses, len(losses) // 12)))
+        train.append(Series(SMOOTHED, "training, running mean", smooth(losses, len(losses) // 12)))
     validation = [(float(step.step), step.valid_loss) for step in steps if step.valid_loss is not None]
     hits = [(float(step.step), step.train_mean_token_accuracy) for step in steps]
     held_out = [

@@ -96,7 +96,7 @@ def show_example(example: Example, records: Sequence[SaliencyRecord]) -> ShownEx
         views=tuple(views),
         tokens=tuple(show_token(before, after, contexts) for before, after in pairs[:_MOST_TOKENS]),
         hidden_tokens=max(0, len(pairs) - _MOST_TOKENS),
-        loss=_moved(f"{first.loss:.2f}", f"{last.loss:.2f}"),
+        loss=_moved(f"{first.loss:.3g}", f"{last.loss:.3g}"),
         probability=_moved(say_probability(means[0]), say_probability(means[-1])),
         weights_sum=_moved(f"{first.weights_sum:.1f}", f"{last.weights_sum:.1f}"),
         trend=draw_sparkline(means, 96, 22) if len(means) > 2 else "",
