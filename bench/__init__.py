@@ -1,0 +1,1 @@
+"""Measurements. Each is a ratio against an opponent in the same run."""
