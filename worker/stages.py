@@ -1,5 +1,6 @@
 """Results of building stages on their way between a workspace and storage."""
 
+import re
 from pathlib import Path
 
 from app.core.logging import get_logger
@@ -14,6 +15,8 @@ from worker.training.errors import DatasetError
 from worker.training.events import StageEvent
 from worker.training.spec import STAGES_DIR, TRAINING_FILE, TrainingSpec
 
+MOST_PARTS = 1_000_000
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LOG = get_logger(__name__)
 
 
@@ -21,8 +24,10 @@ def find_part(folder: Path, event: StageEvent) -> Path:
     """Return the file that ``event`` speaks of, in the workspace ``folder``.
 
     Raises:
-        ValueError: The path leads out of the stages folder, or to something that is no file.
+        ValueError: The path leads out of the stages folder, or to something that is no file, or its name is odd.
     """
+    if not _KEY.fullmatch(event.key) or not 0 <= event.part < MOST_PARTS:
+        raise ValueError("a stage part with an unexpected name")
     path = folder / event.path
     if not path.resolve().is_relative_to((folder / STAGES_DIR).resolve()):
         raise ValueError("a stage part outside of the stages folder")

@@ -1,8 +1,8 @@
 """A trainer that builds rows as its script says: real stage files, real questions to its parent, scripted weights.
 
 Keys of ``hyperparameters``: ``parts`` of the rollout stage, ``questions`` to ask, ``crash_marker`` (a path: the process
-kills itself after building unless the file is there), ``stray`` (a path to name as a part), ``dataset`` (text of
-``outputs/dataset.jsonl``).
+kills itself after building unless the file is there), ``stray`` and ``key`` (a path to name as a part, of this key),
+``dataset`` (text of ``outputs/dataset.jsonl``).
 """
 
 import os
@@ -59,7 +59,7 @@ def main() -> None:
     if "parts" in SCRIPT:
         make_parts(link)
     if "stray" in SCRIPT:
-        link.emit(StageEvent("rollout", "k", 0, SCRIPT["stray"]))
+        link.emit(StageEvent("rollout", SCRIPT.get("key", "k"), 0, SCRIPT["stray"]))
     if "questions" in SCRIPT:
         ask(link)
     if "crash_marker" in SCRIPT:

@@ -194,6 +194,12 @@ def test_a_part_elsewhere_is_not_taken(context: WorkerContext, project: str, str
         assert session.scalars(select(StagePart)).all() == []
 
 
+def test_a_part_with_an_endless_key_is_not_taken(context: WorkerContext, project: str) -> None:
+    job = run(context, project, parts=1, stray="stages", key="k" * 100_000)
+    assert job.status == "succeeded"
+    assert "Part 0 of the rollout could not be stored; training goes on." in messages(context, job)
+
+
 def test_a_built_dataset_is_an_artifact_and_a_file_that_can_be_trained_on(context: WorkerContext, project: str) -> None:
     job = run(context, project, dataset=DATASET)
     with context.factory() as session:
