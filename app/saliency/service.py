@@ -29,7 +29,7 @@ _KEEP_SECONDS = 2.0
 _FIRST_PAUSE_SECONDS = 0.03
 _LONGEST_PAUSE_SECONDS = 0.25
 _FIRST_REPEAT_SECONDS = 3.0
-_USER_ERRORS = frozenset({"invalid_examples", "invalid_hyperparameters", "out_of_memory"})
+_USER_ERRORS = frozenset({"invalid_examples", "too_many_tokens", "invalid_hyperparameters", "out_of_memory"})
 _LOG = get_logger(__name__)
 
 

@@ -3,6 +3,7 @@
     TrainingError                  exit 1   code ``internal_error``
     ├── DatasetError               exit 10  ``invalid_training_file``, lists every bad line
     ├── SpecError                  exit 11  ``invalid_hyperparameters``
+    ├── PreviewTooLargeError       exit 10  ``too_many_tokens``
     ├── BaseModelError             exit 11  ``invalid_base_model``
     ├── DeviceOutOfMemoryError     exit 12  ``out_of_memory``
     ├── NonFiniteLossError         exit 10  ``non_finite_loss``
@@ -90,6 +91,13 @@ class SpecError(TrainingError):
 
     code = "invalid_hyperparameters"
     exit_code = ExitCode.CONFIGURATION
+
+
+class PreviewTooLargeError(TrainingError):
+    """The rows of a preview come to more tokens than it may have."""
+
+    code = "too_many_tokens"
+    exit_code = ExitCode.DATA
 
 
 class BaseModelError(TrainingError):

@@ -19,7 +19,7 @@ from worker.training.data.rendering import ModelRenderer
 from worker.training.data.screening import check_rows
 from worker.training.engine.runtime import choose_micro_batch_tokens, configure_runtime, release_memory
 from worker.training.engine.scoring import Scorer
-from worker.training.errors import SpecError
+from worker.training.errors import PreviewTooLargeError, SpecError
 from worker.training.explaining.explanation import Measured, plan_passes, weigh
 from worker.training.explaining.token_text import split_text
 from worker.training.methods import METHODS
@@ -136,7 +136,7 @@ class Workbench:
             wanted[entry.key] = replace(known, with_hidden=known.with_hidden or entry.with_hidden)
         tokens = sum(len(entry.sequence.input_ids) for entry in wanted.values())
         if tokens > request.most_tokens:
-            raise SpecError(
+            raise PreviewTooLargeError(
                 f"the examples come to {tokens} tokens in all their contexts, and a preview takes at most "
                 f"{request.most_tokens}; send fewer or shorter examples",
                 PARAM,
