@@ -53,7 +53,7 @@ def create_job(
 
 @router.post("/v1/fine_tuning/jobs/estimate")
 def estimate_job(
-    body: JobCreate, key: JobsReader, *, session: DbSession, endpoints: ModelEndpoints, store: Store
+    body: JobCreate, key: JobsWriter, *, session: DbSession, endpoints: ModelEndpoints, store: Store
 ) -> EstimateRead:
     """Say what a job made from this body would take, and what its rows look like; creates nothing."""
     return service.estimate_job(session, store, key.project_id, body, endpoints=endpoints)

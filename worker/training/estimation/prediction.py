@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from worker.training.spec import TrainingSpec
 
 _JUDGMENT_CHARACTERS = 150
+_MOST_CANDIDATES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,10 @@ class Sample:
     def scale(self) -> float:
         """Rows of the file for each row here."""
         return self.total / len(self.rows) if self.rows else 0.0
+
+    def limited(self, rows: int) -> Sample:
+        """Return the first ``rows`` of this sample."""
+        return Sample(self.rows[:rows], self.total)
 
     @property
     def basis(self) -> str:
@@ -65,6 +70,7 @@ def predict(
     ``rows`` trained, ``steps`` of the optimizer, ``trained_tokens`` (prompt and response, all epochs),
     ``scored_tokens`` (once, without gradient), ``generated_tokens``, ``seconds``, ``peak_memory_bytes``.
     """
+    training = training.limited(max(1, _MOST_CANDIDATES // spec.building.rollout.n))
     plan = _plan(spec, facts, pace, training)
     work = measure_workload(plan.method, plan.hyperparameters, plan.examples, pace.scale)
     epochs = plan.hyperparameters.n_epochs
