@@ -66,8 +66,8 @@ def learn_pace(outcomes: Sequence[Mapping[str, float]], model_parameters: int) -
     """
     work_seconds = 2 * model_parameters / _CPU_FLOPS
     guesses = {
-        "characters_per_token": 3.5,
-        "template_tokens": 12.0,
+        "characters_per_token": 3.0,
+        "template_tokens": 10.0,
         "seconds_per_work": work_seconds,
         "seconds_per_generated": work_seconds * _GENERATION_FACTOR,
         "other_seconds": 15.0,
