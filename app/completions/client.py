@@ -44,6 +44,7 @@ class EndpointClient:
         # Everything below belongs to the loop's thread.
         self._desks: dict[str, _Desk] = {}
         self._asked: dict[str, asyncio.Task[CompletionAnswer]] = {}
+        self._answering: set[asyncio.Task[object]] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -110,15 +111,22 @@ class EndpointClient:
             loop.close()
 
     async def _wind_up(self) -> None:
-        open_tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in open_tasks:
+        # Tasks that a connection has started are left to it: cancelled before their first step, they would be lost.
+        own = [*self._asked.values(), *self._answering]
+        for task in own:
             task.cancel()
-        await asyncio.gather(*open_tasks, return_exceptions=True)
+        await asyncio.gather(*own, return_exceptions=True)
+        await asyncio.sleep(0)  # questions that came in last find the client closed
         async with AsyncExitStack() as stack:
             for desk in self._desks.values():
                 stack.push_async_callback(desk.asker.client.aclose)
 
     async def _answer(self, request: CompletionRequest) -> CompletionAnswer:
+        if self._is_closed:
+            raise asyncio.CancelledError
+        if (current := asyncio.current_task()) is not None:
+            self._answering.add(current)
+            current.add_done_callback(self._answering.discard)
         try:
             target = self._endpoints.find(request.model)
         except UnknownEndpointError as error:
