@@ -109,8 +109,8 @@ def download(client: OpenAI, job: FineTuningJob, folder: Path) -> Path:
 def test_nlft_job_yields_metrics_checkpoints_events_and_an_adapter_that_plain_peft_loads(
     live: Live, client: OpenAI, base_model: Path, tmp_path: Path
 ) -> None:
-    evaluation = {"evaluation": {"max_new_tokens": 8}}
-    job = wait(client, create(client, nlft_rows(16), nlft(2, **evaluation), validation=nlft_rows(4)).id)
+    settings = {"evaluation": {"max_new_tokens": 8}, "saliency": {"lines": [1, 2]}}
+    job = wait(client, create(client, nlft_rows(16), nlft(2, **settings), validation=nlft_rows(4)).id)
     assert job.status == "succeeded", job.error
     assert job.fine_tuned_model
     assert job.fine_tuned_model in [model.id for model in client.models.list()]
@@ -129,6 +129,11 @@ def test_nlft_job_yields_metrics_checkpoints_events_and_an_adapter_that_plain_pe
     assert [int(row["step"]) for row in metrics] == list(range(1, 2 * STEPS_PER_EPOCH + 1))
     folder = download(client, job, tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text())
+    records = [json.loads(line) for line in (folder / "saliency.jsonl").read_text().splitlines()]
+    followed = {(record["step"], record["example"]["file_line"]) for record in records}
+    assert followed == {(step, line) for step in (0, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH) for line in (1, 2)}
+    assert job.id in (folder / "report.html").read_text()
+    assert len((folder / "row_losses.csv").read_text().splitlines()) == 1 + 16
     (registered,) = live.json("models", "list")
     assert manifest["spec"]["base_model"]["digest"] == registered["digest"]
 
