@@ -19,14 +19,13 @@ QUESTION = [{"role": "user", "content": "1 + 1?"}]
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        pytest.param({"response": "#### 2", "reference": "#### 2.0"}, True, id="same value"),
-        pytest.param({"response": "#### 3", "reference": "#### 2"}, False, id="other value"),
+        pytest.param({"response": "#### 3", "reference": "#### 2"}, None, id="left to the grading stage"),
         pytest.param({"response": "#### 2", "reference": "#### 2", "judgment": "clumsy"}, False, id="criticised"),
         pytest.param({"response": "#### 3", "reference": "#### 2", "correct": True}, True, id="said to be right"),
         pytest.param({"response": "#### 3"}, None, id="nothing to compare with"),
     ],
 )
-def test_rows_are_graded_where_they_do_not_say(
+def test_rows_are_wrong_where_a_judgment_tells(
     tmp_path: Path, tiny_model: TinyModel, row: dict[str, Any], expected: bool | None
 ) -> None:
     spec = make_workspace(tmp_path, tiny_model(), [{"messages": QUESTION, **row}])

@@ -127,9 +127,12 @@ def test_rows_that_lack_nothing_pass_through(tmp_path: Path, counter: Path) -> N
 
 
 def test_grades_alone_make_no_dataset_of_their_own(tmp_path: Path, counter: Path) -> None:
-    rows = [row | {"response": row["reference"]} for row in raw_rows()]
-    observer = run(tmp_path, counter, rows=rows)
+    said = ("It is 1.0", "#### 3", "#### 9/3", "none")
+    rows = [row | {"response": text} for row, text in zip(raw_rows(), said, strict=True)]
+    observer = run(tmp_path, counter, rows=rows, building={"judge": None})
     assert "4 responses graded." in messages(observer)
+    built = [json.loads(line) for line in (tmp_path / "built/dataset.jsonl").read_text().splitlines()]
+    assert [row["correct"] for row in built] == [True, False, True, False]
     assert not (tmp_path / "outputs/dataset.jsonl").exists()
 
 
