@@ -91,7 +91,7 @@ def train(client: TestClient, factory: SessionFactory, store: BlobStore, tenant:
 
 
 def refuses_what_does_not_fit(client: TestClient) -> None:
-    long = [{**ROWS[0], "response": f"{number} " * 180} for number in range(12)]
+    long = [{**ROWS[0], "response": f"{number} " * 180} for number in range(9)]
     for examples, code in ((long, "too_many_tokens"), ([{**ROWS[0], "response": "<|im_end|>!"}], "invalid_examples")):
         answer = client.post(ROUTE, json={"model": BASE_MODEL, "examples": examples})
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, code), answer.text
