@@ -183,7 +183,8 @@ class EndpointClient:
     async def _desk(self, target: Target) -> "_Desk":
         if target.name not in self._desks:
             spent = await self._consult(lambda ledger: ledger.spent(target.name)) or Spending()
-            self._desks.setdefault(target.name, _Desk(Asker.open(target), spent.requests, spent.tokens))
+            if target.name not in self._desks:  # another question may have been quicker
+                self._desks[target.name] = _Desk(Asker.open(target), spent.requests, spent.tokens)
         return self._desks[target.name]
 
     async def _consult(self, use: Callable[[Ledger], T]) -> T | None:
