@@ -1,1 +1,1 @@
-"""Measurements. Each is a ratio against an opponent in the same run."""
+"""Measurements of the product that are no tests: ratios against an opponent in the same run, and accuracy studies."""

@@ -167,7 +167,7 @@ def test_cancelled_job_stops_and_leaves_no_trainer(live: Live, client: OpenAI) -
     client.fine_tuning.jobs.cancel(job.id)
     started = time.monotonic()
     assert wait(client, job.id).status == "cancelled"
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 45  # a child may still be importing torch on a busy machine
     assert trainers(live) == []
 
 

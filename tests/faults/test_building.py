@@ -63,7 +63,9 @@ def test_a_worker_killed_while_its_child_waits_takes_it_along_and_another_pays_o
 
     start_worker(world, fake_endpoint)
     check(world, job_id, "succeeded")
-    assert [asked.text for asked in fake_endpoint.asked] == ["Question 0", "Question 1", "Question 2", "Question 2"]
+    *first, again = [asked.text for asked in fake_endpoint.asked]
+    assert sorted(first) == ["Question 0", "Question 1", "Question 2"]  # one at a time, in whatever order
+    assert again == first[-1]
 
 
 def test_a_killed_child_leaves_what_it_has_built_and_what_it_has_spent(

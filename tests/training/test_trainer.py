@@ -59,6 +59,7 @@ def test_events_of_a_whole_run(tmp_path: Path, tiny_model: TinyModel) -> None:
     phases = [event.phase for event in observer.of(PhaseEvent)]
     assert [phase for phase, before in zip(phases, [None, *phases], strict=False) if phase != before] == [
         "preparing",
+        "grading",
         "evaluating",
         "scoring",
         "explaining",
@@ -161,11 +162,11 @@ def test_a_spec_that_cannot_be_run_is_refused(
 
 
 def test_rows_that_the_method_cannot_train_are_all_named(tmp_path: Path, tiny_model: TinyModel) -> None:
-    rows = [{key: row[key] for key in ("messages", "reference")} for row in sum_rows(3)]
+    rows = [{key: row[key] for key in ("messages", "response")} | {"correct": True} for row in sum_rows(3)]
     with pytest.raises(DatasetError) as caught:
         train(tmp_path, make_workspace(tmp_path, tiny_model(), rows, method="nlft"), NullObserver())
     assert [(problem.line, problem.code) for problem in caught.value.problems] == [
-        (line, "missing_response") for line in (1, 2, 3)
+        (line, "missing_reference") for line in (1, 2, 3)
     ]
 
 

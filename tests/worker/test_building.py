@@ -109,8 +109,8 @@ def test_a_repeated_attempt_and_a_second_job_pay_nothing_again(
 def test_a_child_that_waits_for_an_answer_is_not_stalled(
     asker: WorkerContext, project: str, fake_endpoint: FakeEndpoint
 ) -> None:
-    fake_endpoint.script(Reply("at last", seconds=2.0))
-    impatient = replace(asker, settings=asker.settings.model_copy(update={"stall_seconds": 0.5}))
+    fake_endpoint.script(Reply("at last", seconds=5.0))
+    impatient = replace(asker, settings=asker.settings.model_copy(update={"stall_seconds": 2.0}))
     job = run(impatient, project, questions=1)
     assert (job.status, job.attempt) == ("succeeded", 1)
     assert "answers: at last" in messages(asker, job)

