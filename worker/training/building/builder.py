@@ -128,7 +128,8 @@ class Builder:
         self, candidates: Sequence[Candidate], keys: Mapping[Stage, str], runner: StageRunner, report: BuildReport
     ) -> tuple[list[Candidate], BuildReport]:
         """Return the candidates with ``correct`` filled in, without those that are of no use."""
-        asked = [one for one in candidates if one.example.answer_text and is_ungraded(one.example)]
+        # A response that was cut off is never trained: it counts as not right, and a paid grader is spared it.
+        asked = [one for one in candidates if one.is_whole and one.example.answer_text and is_ungraded(one.example)]
         parts = plan_grading(asked, self.spec.building.grader, self.completions)
         records = runner.run("grading", keys["grading"], GradeRecord, parts)
         grades = {(record.line, record.index): record for record in records}
