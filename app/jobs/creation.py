@@ -78,14 +78,12 @@ def _freeze(job_id: str, seed: int, inputs: JobInputs, resolved: ResolvedMethod)
 def _facts(inputs: JobInputs, building: BuildingSettings | None) -> RunFacts:
     """Return what "auto" can depend on before a row was looked at: the counts of the upload."""
     counts = (inputs.training_file.report or {}).get("counts", {})
-    known = counts.get("right", 0) + counts.get("wrong", 0)
     is_mixed = building is not None and building.mixture != MixtureSettings()
     return RunFacts(
         rows=inputs.training_rows,
         model_parameters=inputs.base_model.parameters,
         context_length=inputs.base_model.context_length,
         rows_are_final=not is_mixed and not counts.get("without_response"),
-        wrong_share=counts["wrong"] / known if counts.get("wrong") else None,
     )
 
 

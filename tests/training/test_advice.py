@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from tests.training.builders import question
-from worker.training.advice import Rollouts, advise, wrong_share
+from worker.training.advice import Rollouts, advise
 from worker.training.data.examples import ChatExample, CompletionExample, Example, Message, NLFTExample
 from worker.training.data.reader import Row
 
@@ -89,10 +89,3 @@ def test_lines_are_few_and_1_based() -> None:
     found = advise([*SOUND, *again])[0]
     assert found.data["count"] == 20
     assert found.data["lines"] == list(range(101, 121))
-
-
-def test_wrong_share_counts_known_verdicts() -> None:
-    assert wrong_share(SOUND) == 0.5
-    assert wrong_share(lined(answered(1, correct=None))) is None
-    assert wrong_share(lined(NLFTExample(question("q"), response="r", reference="s", judgment="No."))) == 1.0
-    assert Rollouts(4, 1, 0).accuracy == 0.25

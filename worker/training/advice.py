@@ -76,12 +76,6 @@ def advise(rows: Sequence[Row], held_out: Sequence[Row] = (), rollouts: Rollouts
     return found
 
 
-def wrong_share(rows: Sequence[Row]) -> float | None:
-    """Return the share of wrong responses among those known to be right or wrong; None: none is known."""
-    verdicts = [verdict for row in rows if (verdict := _verdict(row.example)) is not None]
-    return verdicts.count(False) / len(verdicts) if verdicts else None
-
-
 def _advise_on_size(rows: Sequence[Row]) -> Iterator[Advice]:
     if len(rows) < _FEWEST_ROWS:
         yield Advice(

@@ -124,8 +124,7 @@ def choose_recipe(spec: TrainingSpec, loaded: LoadedModel, rows: TrainingRows, o
     method = METHODS.get(spec.method)
     if method is None:
         raise SpecError(f"there is no method {spec.method}; choose one of {', '.join(METHODS)}", "method.type")
-    wrong, accuracy = (rows.report.wrong_share, rows.report.base_accuracy) if rows.report else (None, None)
-    facts = RunFacts(rows.count, loaded.parameters, loaded.context_length, wrong_share=wrong, base_accuracy=accuracy)
+    facts = RunFacts(rows.count, loaded.parameters, loaded.context_length)
     try:
         recipe = Recipe(method, method.hyperparameters_type.resolve(spec.hyperparameters, facts))
     except ValidationError as error:

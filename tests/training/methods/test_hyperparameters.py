@@ -53,14 +53,6 @@ def test_resolving_again_changes_nothing() -> None:
     assert Hyperparameters.resolve(once.model_dump(), replace(FACTS, rows=9999)) == once
 
 
-@pytest.mark.parametrize(
-    ("wrong_share", "batch_size"), [(None, 4), (0.7, 4), (0.9, 16), (0.97, 16), (1.0, 4), (0.0, 4)]
-)
-def test_where_nearly_all_are_wrong_a_step_holds_a_right_one(wrong_share: float | None, batch_size: int) -> None:
-    chosen = Hyperparameters.resolve({}, replace(FACTS, wrong_share=wrong_share))
-    assert chosen.batch_size == batch_size
-
-
 def test_every_value_that_auto_chose_has_a_reason_and_no_other_has() -> None:
     requested = {"n_epochs": 7, "learning_rate": "auto"}
     choices = Hyperparameters.explain_auto(requested, FACTS)

@@ -53,11 +53,6 @@ class BuildReport(msgspec.Struct, frozen=True):
         """Share of right ones among the sampled responses that were graded, in [0, 1]; None without any."""
         return self.base_right / self.responses if self.responses else None
 
-    @property
-    def wrong_share(self) -> float:
-        """Share of wrong rows in [0, 1]."""
-        return self.wrong / self.rows if self.rows else 0.0
-
 
 def describe_rollout(report: BuildReport) -> str:
     """Return a sentence about the sampled responses."""

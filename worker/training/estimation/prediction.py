@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from worker.training.building.candidates import Candidate
-from worker.training.building.mixture import is_wrong, mix
+from worker.training.building.mixture import mix
 from worker.training.data.examples import NLFTExample
 from worker.training.estimation.workload import has_all, measure_workload
 from worker.training.methods import METHODS
@@ -98,14 +98,12 @@ def _plan(spec: TrainingSpec, facts: RunFacts, pace: Pace, training: Sample) -> 
     if candidates:
         kept = mix(candidates, spec.building.mixture, spec.seed)
         examples: list[Example] = [one.example for one in kept]
-        wrong = sum(map(is_wrong, kept))
     else:
-        examples, wrong = [row.example for row in training.rows], 0
+        examples = [row.example for row in training.rows]
     rows = round(len(examples) * training.scale)
     largest = spec.building.mixture.max_rows
     rows = rows if largest is None else min(rows, largest)
-    share = wrong / len(examples) if wrong else None
-    known = RunFacts(rows, facts.model_parameters, facts.context_length, wrong_share=share)
+    known = RunFacts(rows, facts.model_parameters, facts.context_length)
     hyperparameters = method.hyperparameters_type.resolve(spec.hyperparameters, known)
     countable = [example for example in examples if has_all(example, method.required_fields)]
     sampled = sum(one.is_made for one in candidates)

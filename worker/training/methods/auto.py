@@ -13,7 +13,6 @@ AUTO = "auto"
 _FEWEST_STEPS = 60
 _MOST_EPOCHS = 25
 _BATCH_SIZES = ((128, 4), (1024, 8), (8192, 16), (math.inf, 32))
-_LARGEST_FOR_RIGHT_ROWS = 16
 _RATE_EXPONENT = math.log(10) / math.log(8e9 / 135e6)
 _LONGEST_SEQUENCE = 2048
 
@@ -27,16 +26,12 @@ class RunFacts:
         model_parameters: Of the base model.
         context_length: Of the base model, in tokens.
         rows_are_final: False while responses are yet to be sampled or rows to be left out; ``rows`` is then a guess.
-        wrong_share: Share of the rows whose response is wrong; None: not known.
-        base_accuracy: Share of right responses among those sampled from the base model; None: none were sampled.
     """
 
     rows: int
     model_parameters: int
     context_length: int
     rows_are_final: bool = True
-    wrong_share: float | None = None
-    base_accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +57,16 @@ def choose(facts: RunFacts) -> dict[str, Choice]:
     """Return what "auto" stands for in every method.
 
     Few rows are repeated until about sixty optimizer steps are made (at most 25 passes). The learning rate falls with
-    the size of the base model, from 1e-3 at 135 million parameters to 1e-4 at 8 billion. Where nearly all responses
-    are wrong, a step takes enough rows to hold a right one on average (at most 16).
+    the size of the base model, from 1e-3 at 135 million parameters to 1e-4 at 8 billion.
     """
-    batch_size = _choose_batch_size(facts)
-    steps_per_epoch = max(1, math.ceil(facts.rows / batch_size.value))
+    batch_size = next(size for most_rows, size in _BATCH_SIZES if facts.rows <= most_rows)
+    steps_per_epoch = max(1, math.ceil(facts.rows / batch_size))
     rate = 1e-3 * (135e6 / max(1, facts.model_parameters)) ** _RATE_EXPONENT
     longest = max(8, min(_LONGEST_SEQUENCE, facts.context_length))
     limit = "context of the base model" if facts.context_length <= _LONGEST_SEQUENCE else "usual limit"
     return {
         "n_epochs": _choose_epochs(facts, steps_per_epoch),
-        "batch_size": batch_size,
+        "batch_size": Choice(batch_size, f"{facts.rows} training rows", from_rows=True),
         "learning_rate": Choice(
             float(f"{min(2e-3, max(2e-5, rate)):.1e}"), f"base model of {_millions(facts.model_parameters)} parameters"
         ),
@@ -83,17 +77,6 @@ def choose(facts: RunFacts) -> dict[str, Choice]:
 def values(choices: Mapping[str, Choice]) -> dict[str, Any]:
     """Return the values alone."""
     return {name: choice.value for name, choice in choices.items()}
-
-
-def _choose_batch_size(facts: RunFacts) -> Choice:
-    size = next(size for most_rows, size in _BATCH_SIZES if facts.rows <= most_rows)
-    reason = f"{facts.rows} training rows"
-    right = None if facts.wrong_share is None else 1 - facts.wrong_share
-    if right is not None and 0 < right < 1 / size:
-        larger = min(_LARGEST_FOR_RIGHT_ROWS, 2 ** math.ceil(math.log2(1 / right)))
-        if larger > size:
-            return Choice(larger, f"{reason}, {right:.0%} of them right: a step should hold a right one", True)
-    return Choice(size, reason, from_rows=True)
 
 
 def _choose_epochs(facts: RunFacts, steps_per_epoch: int) -> Choice:
