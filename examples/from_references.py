@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from openai import OpenAI
+from openai import HttpxBinaryResponseContent, OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from examples.demo import MODEL, SEED, cancel, console, follow, service, upload_once
@@ -71,11 +71,12 @@ def run(client: OpenAI, rows: Path, settings: dict[str, Any]) -> FineTuningJob:
 def download(client: OpenAI, job_id: str, folder: Path) -> list[Path]:
     """Write the job's artifacts into ``folder`` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    listed = client.get(f"/fine_tuning/jobs/{job_id}/artifacts", cast_to=dict[str, Any])
+    listed: Any = client.get(f"/fine_tuning/jobs/{job_id}/artifacts", cast_to=object)
     paths = []
     for artifact in listed["data"]:
         path = folder / Path(artifact["name"]).name
-        path.write_bytes(client.get(artifact["url"], cast_to=bytes))
+        address = str(client.base_url.join(artifact["url"]))
+        path.write_bytes(client.get(address, cast_to=HttpxBinaryResponseContent).content)
         paths.append(path)
     return paths
 
