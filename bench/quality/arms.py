@@ -221,6 +221,8 @@ TABLES: Mapping[str, Table] = MappingProxyType(
                     "nlft_refused_1",
                     "nlft_refused_2",
                     "nlft_refused_0",
+                    "nlft_prefix",
+                    "nlft_prefix_masked",
                     "nlft_paper",
                     "nlft_paper_study_rate",
                 ),
