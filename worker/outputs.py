@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from app.core.logging import get_logger
-from worker.training.spec import CHECKPOINTS_DIR, MANIFEST_FILE, OUTPUTS_DIR
+from worker.training.spec import CHECKPOINTS_DIR, DATASET_FILE, MANIFEST_FILE, OUTPUTS_DIR
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 METRICS_FILE = "metrics.csv"
-DATASET_FILE = "dataset.jsonl"
 ARCHIVE_FILE = "adapter.tar"
 REQUIRED_OUTPUTS = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, METRICS_FILE)
 ALLOWED_OUTPUTS = frozenset(

@@ -16,9 +16,10 @@ from app.jobs.publication import BuiltDataset, JobResult, StoredFile
 from worker import patience
 from worker.adapter_check import check_outputs
 from worker.context import WorkerContext
-from worker.outputs import ARCHIVE_FILE, DATASET_FILE, METRICS_FILE, list_outputs, pack
+from worker.outputs import ARCHIVE_FILE, METRICS_FILE, list_outputs, pack
 from worker.training.data.reader import RowReader
 from worker.training.events import ResultEvent
+from worker.training.spec import DATASET_FILE
 from worker.uploads import upload
 
 _LOG = get_logger(__name__)
