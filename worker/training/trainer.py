@@ -7,53 +7,33 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from worker.training.building.kept_rows import KeptRows
-from worker.training.chronicle import Chronicle
 from worker.training.completions import NoCompletions
-from worker.training.data.rendering import ModelRenderer
-from worker.training.engine.checkpoint import Checkpointer, fingerprint
 from worker.training.engine.export import export_outputs
-from worker.training.engine.folders import describe_file
-from worker.training.engine.optimizer import AdapterOptimizer
-from worker.training.engine.progress import Progress, StepRecord
-from worker.training.engine.pulse import Pulse
-from worker.training.engine.runtime import RandomState, choose_micro_batch_tokens, configure_runtime, peak_memory_bytes
-from worker.training.engine.scoring import Scorer
-from worker.training.engine.step import Stepper
+from worker.training.engine.runtime import configure_runtime, peak_memory_bytes
 from worker.training.errors import TrainingStopped
 from worker.training.evaluation import evaluate_generation
 from worker.training.events import (
     CheckpointEvent,
     EvaluationEvent,
     MessageEvent,
-    Phase,
     PhaseEvent,
     ResultEvent,
 )
-from worker.training.model.adapter import attach_adapter
-from worker.training.model.base_model import LoadedModel, load_base_model
-from worker.training.preparation import (
-    PreparedData,
-    Recipe,
-    build_rows,
-    choose_recipe,
-    prepare_data,
-    read_training_rows,
-)
-from worker.training.spec import RESUME_DIR, TRAINING_FILE
+from worker.training.run import Run, prepare_run
+from worker.training.spec import RESUME_DIR
 from worker.training.usage import PhaseClock, measure_usage
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal
 
-    from peft import PeftModel
-
     from worker.training.completions import Completions
+    from worker.training.engine.progress import StepRecord
+    from worker.training.engine.runtime import RandomState
     from worker.training.observer import Observer
     from worker.training.spec import TrainingSpec
 
@@ -74,7 +54,7 @@ def train(
     configure_runtime(spec.runtime, spec.seed)
     observer = clock = PhaseClock(observer)
     observer.emit(PhaseEvent("preparing"))
-    run = _prepare(workspace, spec, observer, completions or NoCompletions())
+    run = prepare_run(workspace, spec, observer, completions or NoCompletions())
     generators = _resume(run)
     if generators is None:
         run.progress.accuracy_before = _evaluate_generation(run, "before")
@@ -91,74 +71,7 @@ def train(
     return _export(run, accuracy_after, clock)
 
 
-@dataclass(slots=True)
-class _Run:
-    """All parts of one run, and what of its state was told or saved last."""
-
-    workspace: Path
-    spec: TrainingSpec
-    observer: Observer
-    pulse: Pulse
-    loaded: LoadedModel
-    renderer: ModelRenderer
-    recipe: Recipe
-    data: PreparedData
-    adapted: PeftModel
-    scorer: Scorer
-    stepper: Stepper
-    optimizer: AdapterOptimizer
-    checkpointer: Checkpointer
-    chronicle: Chronicle
-    total_steps: int
-    progress: Progress
-    micro_batch_tokens: int
-    saved_step: int = 0
-
-    def enter(self, phase: Phase) -> None:
-        self.observer.emit(PhaseEvent(phase))
-
-
-def _prepare(workspace: Path, spec: TrainingSpec, observer: Observer, completions: Completions) -> _Run:
-    """Load the model, read and build the rows, and put the run together."""
-    rows = read_training_rows(workspace, spec)
-    loaded = load_base_model(spec.base_model, spec.runtime)
-    renderer = ModelRenderer(loaded.tokenizer)
-    rows = build_rows(workspace, spec, loaded, renderer, rows, observer=observer, completions=completions)
-    recipe = choose_recipe(spec, loaded, rows, observer)
-    data = prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows, observer=observer)
-    adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
-    scorer = Scorer(adapted, micro_batch_tokens=choose_micro_batch_tokens(spec.runtime, loaded.device))
-    chosen = recipe.hyperparameters
-    total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
-    optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
-    chronicle = Chronicle(workspace, spec, recipe, data.rows, data.training, tokenizer=loaded.tokenizer)
-    training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
-    state = fingerprint(spec, training_sha256)
-    companions = {**chronicle.companions, **KeptRows.of_workspace(workspace).files}
-    if scorer.limitation is not None:
-        observer.emit(MessageEvent("warn", scorer.limitation))
-    return _Run(
-        workspace=workspace,
-        spec=spec,
-        observer=observer,
-        pulse=Pulse(observer),
-        loaded=loaded,
-        renderer=renderer,
-        recipe=recipe,
-        data=data,
-        adapted=adapted,
-        scorer=scorer,
-        stepper=Stepper(scorer, recipe.method, chosen),
-        optimizer=optimizer,
-        checkpointer=Checkpointer(workspace, adapted, optimizer, state, companions),
-        chronicle=chronicle,
-        total_steps=total_steps,
-        progress=Progress(),
-        micro_batch_tokens=scorer.micro_batch_tokens,
-    )
-
-
-def _resume(run: _Run) -> RandomState | None:
+def _resume(run: Run) -> RandomState | None:
     """Continue from ``resume/``; return the generators' state to set before the first step, None for a fresh run."""
     folder = run.workspace / RESUME_DIR
     if not folder.is_dir():
@@ -169,7 +82,7 @@ def _resume(run: _Run) -> RandomState | None:
     return generators
 
 
-def _evaluate_generation(run: _Run, stage: Literal["before", "after"]) -> float | None:
+def _evaluate_generation(run: Run, stage: Literal["before", "after"]) -> float | None:
     """Return the share of right generated answers to the validation rows; None when there is nothing to ask."""
     if not run.data.asked:
         return None
@@ -185,7 +98,7 @@ def _evaluate_generation(run: _Run, stage: Literal["before", "after"]) -> float 
     return result.accuracy
 
 
-def _probe(run: _Run) -> None:
+def _probe(run: Run) -> None:
     """Let the method look at a sample with the untrained model and say what it means for the run."""
     probe, chosen = run.recipe.method.probe, run.recipe.hyperparameters
     if probe is None or not run.data.probed:
@@ -196,7 +109,7 @@ def _probe(run: _Run) -> None:
     run.observer.emit(MessageEvent(finding.level, finding.message, dict(finding.data)))
 
 
-def _score_cached(run: _Run) -> None:
+def _score_cached(run: Run) -> None:
     """Score, once for all epochs, the passes that the method wants cached."""
     passes = run.recipe.method.passes(run.recipe.hyperparameters)
     if any(scoring_pass.cached for scoring_pass in passes):
@@ -204,7 +117,7 @@ def _score_cached(run: _Run) -> None:
         run.scorer.fill_cache([*run.data.training, *run.data.validation], passes, run.pulse.beat)
 
 
-def _train(run: _Run) -> None:
+def _train(run: Run) -> None:
     """Make optimizer steps until the last epoch is over or patience runs out."""
     chosen, progress = run.recipe.hyperparameters, run.progress
     run.enter("training")
@@ -235,7 +148,7 @@ def _train(run: _Run) -> None:
             _save_checkpoint(run)
 
 
-def _validate(run: _Run, record: StepRecord) -> None:
+def _validate(run: Run, record: StepRecord) -> None:
     """Compute loss and accuracy on the validation rows, enter them into ``record``, and run out of patience or not."""
     if not run.data.validation:
         return
@@ -251,7 +164,7 @@ def _validate(run: _Run, record: StepRecord) -> None:
     run.enter("training")
 
 
-def _tell_step(run: _Run, record: StepRecord) -> None:
+def _tell_step(run: Run, record: StepRecord) -> None:
     if run.scorer.micro_batch_tokens != run.micro_batch_tokens:
         run.micro_batch_tokens = run.scorer.micro_batch_tokens
         message = f"Memory ran short: micro-batches hold at most {run.micro_batch_tokens} tokens from now on."
@@ -259,13 +172,13 @@ def _tell_step(run: _Run, record: StepRecord) -> None:
     run.observer.emit(record.to_event(run.total_steps))
 
 
-def _is_checkpoint_due(run: _Run) -> bool:
+def _is_checkpoint_due(run: Run) -> bool:
     every = run.spec.runtime.checkpoint_steps
     is_last = run.progress.step == run.total_steps or run.progress.stopped_early
     return is_last or (run.progress.step % every == 0 if every else run.progress.position == 0)
 
 
-def _save_checkpoint(run: _Run) -> None:
+def _save_checkpoint(run: Run) -> None:
     """Write a checkpoint unless this very state has one: the parent may be reading it."""
     if run.progress.step == run.saved_step:
         return
@@ -274,12 +187,12 @@ def _save_checkpoint(run: _Run) -> None:
     run.observer.emit(CheckpointEvent(run.progress.step, path, run.progress.summary()))
 
 
-def _export_for_people(run: _Run, metrics: dict[str, float], folder: Path) -> None:
+def _export_for_people(run: Run, metrics: dict[str, float], folder: Path) -> None:
     KeptRows.of_workspace(run.workspace).export(folder)
     run.chronicle.export(folder, run.progress, metrics)
 
 
-def _export(run: _Run, accuracy_after: float | None, clock: PhaseClock) -> ResultEvent:
+def _export(run: Run, accuracy_after: float | None, clock: PhaseClock) -> ResultEvent:
     """Write the artifacts and return the result."""
     run.enter("saving")
     measured = {"accuracy_before": run.progress.accuracy_before, "accuracy_after": accuracy_after}
