@@ -88,8 +88,8 @@ def prepare_run(workspace: Path, spec: TrainingSpec, observer: Observer, complet
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
     state = fingerprint(spec, training_sha256)
     companions = {**chronicle.companions, **KeptRows.of_workspace(workspace).files}
-    if scorer.limitation is not None:
-        observer.emit(MessageEvent("warn", scorer.limitation))
+    for limitation in scorer.limitations:
+        observer.emit(MessageEvent("warn", limitation))
     return Run(
         workspace=workspace,
         spec=spec,

@@ -12,8 +12,10 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from worker.training.engine.forward import DocumentScores, choose_forward
+from worker.training.engine.forward import DocumentScores
 from worker.training.engine.packing import group_by_budget
+from worker.training.engine.prefixes import group_by_prefix
+from worker.training.engine.probe import choose_forward
 from worker.training.engine.runtime import is_out_of_memory, release_memory
 from worker.training.errors import DeviceOutOfMemoryError
 from worker.training.types import ScoredBatch, TokenScores
@@ -52,12 +54,16 @@ class Scorer:
     Args:
         adapted: The model with its adapter, in eval mode.
         micro_batch_tokens: Most tokens of one forward pass without gradient.
+        shares_prefixes: Compute what documents of a pass begin with alike once, where the model allows it.
     """
 
-    def __init__(self, adapted: PeftModel, *, micro_batch_tokens: int) -> None:
+    def __init__(self, adapted: PeftModel, *, micro_batch_tokens: int, shares_prefixes: bool = True) -> None:
         self.micro_batch_tokens = micro_batch_tokens
         self._adapted = adapted
-        self._forward = choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
+        probed = choose_forward(cast("PreTrainedModel", adapted.get_base_model()), shares=shares_prefixes)
+        self._forward = probed.forward
+        # What keeps this base model from the fastest way, each a sentence.
+        self.limitations = probed.limitations
         self._adapter_layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
         # Only the adapter's own dropout is ever active: a frozen base keeps computing what it was trained to compute.
         self._dropouts = [
@@ -65,15 +71,6 @@ class Scorer:
             for name, module in adapted.named_modules()
             if isinstance(module, nn.Dropout) and "lora_dropout" in name
         ]
-
-    @property
-    def limitation(self) -> str | None:
-        """What keeps this base model from the fast way, as a sentence; None where nothing does."""
-        if not self._forward.packs:
-            return "The base model's attention cannot be packed, so rows run one at a time: expect slower training."
-        if self._forward.head is None:
-            return "The base model's head is trained or unusual, so all its logits are kept: expect more memory use."
-        return None
 
     def attention(self) -> AbstractContextManager[None]:
         """Return the context in which to score; outside of it the model's attention is as it was loaded."""
@@ -182,12 +179,10 @@ class Scorer:
             if kind.with_grad:
                 with self._adapter_dropout():
                     return self._forward.score(documents)
-            groups = group_by_budget([len(document.input_ids) for document in documents], self.micro_batch_tokens)
+            groups = group_by_prefix([document.input_ids for document in documents], self.micro_batch_tokens)
             with torch.inference_mode():
                 parts = [self._forward.score([documents[index] for index in group]) for group in groups]
-        # Copies, since autograd refuses tensors that were made in inference mode.
-        columns = zip(*((part.logprobs, part.hits, part.hidden) for part in parts), strict=True)
-        return DocumentScores(*(torch.cat(column) for column in columns))
+        return _in_order(documents, groups, parts)
 
     @contextmanager
     def _bare_base(self) -> Iterator[None]:
@@ -220,6 +215,24 @@ class Scorer:
 
     def _place(self, values: Sequence[float] | NDArray[np.generic], dtype: type[np.generic] = np.float32) -> Tensor:
         return torch.from_numpy(np.asarray(values, dtype=dtype)).to(self._adapted.device, non_blocking=True)
+
+
+def _in_order(
+    documents: Sequence[TokenSequence], groups: Sequence[Sequence[int]], parts: Sequence[DocumentScores]
+) -> DocumentScores:
+    """Return the scores of ``documents`` from those of its ``groups``, as copies that autograd can work with."""
+    order = [index for group in groups for index in group]
+    lengths = [len(documents[index].scored) for index in order]
+
+    def sort(column: Sequence[Tensor]) -> Tensor:
+        pieces = torch.split(torch.cat(list(column)), lengths)
+        return torch.cat([pieces[place] for place in np.argsort(order)])
+
+    return DocumentScores(
+        sort([part.logprobs for part in parts]),
+        sort([part.hits for part in parts]),
+        sort([part.hidden for part in parts]),
+    )
 
 
 _NOTHING = np.zeros(0, dtype=np.float32)
