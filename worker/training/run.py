@@ -10,10 +10,10 @@ from worker.training.chronicle import Chronicle
 from worker.training.data.rendering import ModelRenderer
 from worker.training.engine.checkpoint import Checkpointer, fingerprint
 from worker.training.engine.folders import describe_file
+from worker.training.engine.memory import choose_micro_batch_tokens
 from worker.training.engine.optimizer import AdapterOptimizer
 from worker.training.engine.progress import Progress
 from worker.training.engine.pulse import Pulse
-from worker.training.engine.runtime import choose_micro_batch_tokens
 from worker.training.engine.scoring import Scorer
 from worker.training.engine.step import Stepper
 from worker.training.events import MessageEvent, Phase, PhaseEvent
@@ -139,5 +139,5 @@ def prepare_run(
         chronicle=chronicle,
         total_steps=total_steps,
         progress=Progress(),
-        micro_batch_tokens=scorer.micro_batch_tokens,
+        micro_batch_tokens=scorer.memory.micro_batch_tokens,
     )

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from worker.training.building.kept_rows import KeptRows
 from worker.training.completions import NoCompletions
 from worker.training.engine.export import export_outputs
-from worker.training.engine.runtime import configure_runtime, peak_memory_bytes
+from worker.training.engine.memory import peak_memory_bytes
+from worker.training.engine.runtime import configure_runtime
 from worker.training.errors import TrainingStopped
 from worker.training.evaluation import evaluate_generation
 from worker.training.events import (
@@ -173,8 +174,8 @@ def _validate(run: Run, record: StepRecord) -> None:
 
 
 def _tell_step(run: Run, record: StepRecord) -> None:
-    if run.scorer.micro_batch_tokens != run.micro_batch_tokens:
-        run.micro_batch_tokens = run.scorer.micro_batch_tokens
+    if run.scorer.memory.micro_batch_tokens != run.micro_batch_tokens:
+        run.micro_batch_tokens = run.scorer.memory.micro_batch_tokens
         message = f"Memory ran short: micro-batches hold at most {run.micro_batch_tokens} tokens from now on."
         run.observer.emit(MessageEvent("warn", message))
     run.observer.emit(record.to_event(run.total_steps))
