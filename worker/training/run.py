@@ -116,7 +116,7 @@ def prepare_run(
     chosen = recipe.hyperparameters
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
-    chronicle = Chronicle(workspace, spec, recipe, data.rows, data.training, tokenizer=loaded.tokenizer)
+    chronicle = Chronicle(workspace, spec, recipe, data, loaded.tokenizer)
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
     state = fingerprint(spec, training_sha256)
     companions = {**chronicle.companions, **KeptRows.of_workspace(workspace).files}
