@@ -24,7 +24,7 @@ from worker.training.events import (
     PhaseEvent,
     ResultEvent,
 )
-from worker.training.run import Run, prepare_run
+from worker.training.run import OwnModel, Run, prepare_run
 from worker.training.spec import RESUME_DIR
 from worker.training.usage import PhaseClock, measure_usage
 
@@ -36,17 +36,23 @@ if TYPE_CHECKING:
     from worker.training.engine.progress import StepRecord
     from worker.training.engine.runtime import RandomState
     from worker.training.observer import Observer
+    from worker.training.run import ModelSource
     from worker.training.spec import TrainingSpec
 
 
 def train(
-    workspace: Path, spec: TrainingSpec, observer: Observer, completions: Completions | None = None
+    workspace: Path,
+    spec: TrainingSpec,
+    observer: Observer,
+    completions: Completions | None = None,
+    models: ModelSource | None = None,
 ) -> ResultEvent:
     """Run ``spec`` on the inputs in ``workspace`` and leave the adapter in ``outputs/``.
 
     Continues from the checkpoint in ``resume/`` where there is one. Everything on the way is told to ``observer``; the
     returned result is the last word, left to the caller to report. ``completions`` answers graders and judges that ask
-    endpoints; without it they get no answers.
+    endpoints; without it they get no answers. ``models`` shares a base model with other runs (``multi_lora``); without
+    it the run loads its own.
 
     Raises:
         TrainingError: The run cannot be done; see ``errors`` for the kinds.
@@ -55,7 +61,9 @@ def train(
     configure_runtime(spec.runtime, spec.seed)
     observer = clock = PhaseClock(observer)
     observer.emit(PhaseEvent("preparing"))
-    run = prepare_run(workspace, spec, observer, completions or NoCompletions())
+    run = prepare_run(
+        workspace, spec, observer, completions=completions or NoCompletions(), models=models or OwnModel()
+    )
     generators = _resume(run)
     if generators is None:
         run.progress.accuracy_before = _evaluate_generation(run, "before")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from worker.training.engine.forward import Forward
     from worker.training.types import RenderedExample, ScoringPass, TokenSequence
 
 
@@ -49,12 +50,13 @@ class Scorer:
     Args:
         adapted: The model with its adapter, in eval mode.
         micro_batch_tokens: Most tokens of one forward pass to begin with; ``memory`` lowers it where it must.
+        forward: How to run the model; None: the fastest way that a probe finds.
     """
 
-    def __init__(self, adapted: PeftModel, *, micro_batch_tokens: int) -> None:
+    def __init__(self, adapted: PeftModel, *, micro_batch_tokens: int, forward: Forward | None = None) -> None:
         self.memory = MemoryLadder(adapted.device, micro_batch_tokens)
         self._adapted = adapted
-        self._forward = choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
+        self._forward = forward or choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
         self._adapter_layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
         # Only the adapter's own dropout is ever active: a frozen base keeps computing what it was trained to compute.
         self._dropouts = [
@@ -88,6 +90,10 @@ class Scorer:
         names = examples[0].rendered.values.keys()
         values = {name: self._place([example.rendered.values[name] for example in examples]) for name in names}
         return ScoredBatch(scores, values), hits
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss``, a function of scores from ``score``, to the adapter's."""
+        self._forward.backward(loss)
 
     def measure(self, examples: Sequence[PreparedExample], passes: Sequence[ScoringPass]) -> ScoredBatch:
         """Return the scores of ``passes``, none of which carries gradient.

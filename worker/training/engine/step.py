@@ -137,7 +137,7 @@ class Stepper:
             batch, hits = self._scorer.score(part, passes)
             output = self._method.loss(batch, self._hyperparameters)
             if output.losses.requires_grad:
-                torch.autograd.backward(output.losses.sum() / len(examples))
+                self._scorer.backward(output.losses.sum() / len(examples))
             totals.add(output, hits[self._main.name])
         return totals
 
