@@ -33,7 +33,7 @@ def padded_logprobs(model: PreTrainedModel, rows: list[TokenSequence]) -> Tensor
 def test_packed_equals_padded_equals_one_by_one(family: str) -> None:
     model = inner(adapt(random_model(family)))
     rows = documents(*LENGTHS)
-    forward = choose_forward(model).forward
+    forward = choose_forward(model)
     assert forward.packs
     assert forward.head is not None
     with torch.inference_mode():
@@ -59,7 +59,7 @@ def test_one_pass_gradients_are_those_of_autograd(family: str, loss: Callable[[T
     model, rows = inner(adapted), documents(*LENGTHS)
     torch.autograd.backward(loss(torch.cat([own_logprobs(model, row) for row in rows])))
     expected = gradients(adapted)
-    forward = choose_forward(model).forward
+    forward = choose_forward(model)
     with forward.attention():
         torch.autograd.backward(loss(forward.score(rows).logprobs))
     found = gradients(adapted)
@@ -71,7 +71,7 @@ def test_one_pass_gradients_are_those_of_autograd(family: str, loss: Callable[[T
 @pytest.mark.parametrize("family", CONFIGS)
 def test_gradients_reach_the_adapter_and_nothing_else(family: str) -> None:
     adapted = adapt(random_model(family))
-    forward = choose_forward(inner(adapted)).forward
+    forward = choose_forward(inner(adapted))
     with forward.attention():
         torch.autograd.backward(forward.score(documents(12, 7)).logprobs.sum())
     for name, parameter in adapted.named_parameters():
@@ -89,7 +89,7 @@ def test_gradients_reach_the_adapter_and_nothing_else(family: str) -> None:
 def test_scaled_and_capped_heads(family: str, settings: dict[str, Any]) -> None:
     sizes = {**CONFIGS["llama"], **CONFIGS.get(family, {}), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     model = random_model(family, **sizes, **settings)
-    forward = choose_forward(model).forward
+    forward = choose_forward(model)
     rows = documents(9, 14)
     assert forward.head is not None
     with torch.inference_mode(), forward.attention():
@@ -101,7 +101,7 @@ def test_scaled_and_capped_heads(family: str, settings: dict[str, Any]) -> None:
 def test_a_trained_head_falls_back_to_autograd_through_the_models_own_logits() -> None:
     adapted = adapt(random_model("llama"), target_modules=["q_proj", "lm_head"])
     model, rows = inner(adapted), documents(9, 14)
-    forward = choose_forward(model).forward
+    forward = choose_forward(model)
     assert forward.packs
     assert forward.head is None
     with forward.attention():
@@ -121,7 +121,7 @@ def test_a_trained_head_falls_back_to_autograd_through_the_models_own_logits() -
 )
 def test_models_that_cannot_be_packed_run_one_document_at_a_time(family: str, settings: dict[str, Any]) -> None:
     model = random_model(family, **settings)
-    forward = choose_forward(model).forward
+    forward = choose_forward(model)
     assert not forward.packs
     rows = documents(9, 14)
     with torch.inference_mode(), forward.attention():
@@ -130,7 +130,7 @@ def test_models_that_cannot_be_packed_run_one_document_at_a_time(family: str, se
 
 
 def test_documents_do_not_see_each_other() -> None:
-    forward = choose_forward(random_model("qwen3")).forward
+    forward = choose_forward(random_model("qwen3"))
     first, second = documents(20, 15)
     other = documents(20, seed=9)[0]
     with torch.inference_mode(), forward.attention():
@@ -140,7 +140,7 @@ def test_documents_do_not_see_each_other() -> None:
 
 def test_the_models_own_attention_is_back_outside() -> None:
     model = random_model("llama")
-    forward = choose_forward(model).forward
+    forward = choose_forward(model)
     with forward.attention():
         assert model.config._attn_implementation == PACKED_ATTENTION
     assert model.config._attn_implementation == "sdpa"
@@ -149,7 +149,7 @@ def test_the_models_own_attention_is_back_outside() -> None:
 def test_hits_and_hidden_states_belong_to_the_predicting_positions() -> None:
     model = random_model("llama")
     rows = documents(9, 14)
-    forward, slow = choose_forward(model).forward, Forward(model, packs=False, head=None)
+    forward, slow = choose_forward(model), Forward(model, packs=False, head=None)
     with torch.inference_mode():
         expected = slow.score(rows)
         with forward.attention():

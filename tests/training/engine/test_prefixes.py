@@ -99,11 +99,11 @@ def test_shared_equals_separate(family: str) -> None:
     rows = tree()
     probed = choose_forward(model)
     assert probed.limitations == ()
-    assert probed.forward.shares
+    assert probed.shares
     with torch.inference_mode():
         alone = torch.cat([own_logprobs(model, row) for row in rows])
-        with probed.forward.attention():
-            found = probed.forward.score(rows)
+        with probed.attention():
+            found = probed.score(rows)
     torch.testing.assert_close(found.logprobs, alone, rtol=0, atol=1e-5)
 
 
@@ -118,7 +118,7 @@ def test_gradients_through_shared_prefixes_are_exact(family: str) -> None:
         return gradients(adapted)
 
     expected = gradient_of(torch.cat([own_logprobs(model, row) for row in rows]))
-    forward = choose_forward(model).forward
+    forward = choose_forward(model)
     with forward.attention():
         found = gradient_of(forward.score(rows).logprobs)
     for name, gradient in expected.items():

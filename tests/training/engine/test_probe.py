@@ -49,8 +49,8 @@ def test_a_leak_that_changes_no_bit_is_found() -> None:
     first_mlp(model).down_proj = Leak(first_mlp(model).down_proj, 1e-20)
     assert torch.equal(before, torch.cat([own_logprobs(model, row) for row in rows]))
     probed = choose_forward(model)
-    assert not probed.forward.packs
-    assert not probed.forward.shares
+    assert not probed.packs
+    assert not probed.shares
     assert any("depends on its neighbour's tokens" in text for text in probed.limitations)
 
 
@@ -62,8 +62,8 @@ def test_rounding_that_differs_from_call_to_call_is_no_leak() -> None:
     assert not torch.equal(once, again)
     probed = choose_forward(model)
     assert probed.limitations == ()
-    assert probed.forward.packs
-    assert probed.forward.shares
+    assert probed.packs
+    assert probed.shares
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -71,8 +71,8 @@ def test_half_precision_is_packed_and_shared(family: str) -> None:
     model = inner(adapt(random_model(family)).to(dtype=torch.bfloat16))
     probed = choose_forward(model)
     assert probed.limitations == ()
-    assert probed.forward.packs
-    assert probed.forward.shares
+    assert probed.packs
+    assert probed.shares
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_half_precision_is_packed_and_shared(family: str) -> None:
         pytest.param(
             "mamba",
             {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
-            "depends on its neighbour",
+            "linear_attention",
             id="recurrent",
         ),
     ],
@@ -108,8 +108,8 @@ def test_attention_that_goes_wrong_with_shared_keys_alone_falls_back_to_packing(
 
     monkeypatch.setattr("worker.training.engine.attention._band", misaligned)
     probed = choose_forward(random_model("llama"))
-    assert probed.forward.packs
-    assert not probed.forward.shares
+    assert probed.packs
+    assert not probed.shares
     (limitation,) = probed.limitations
     assert "cannot share their computation" in limitation
     assert "the model's own logits" in limitation
@@ -117,8 +117,8 @@ def test_attention_that_goes_wrong_with_shared_keys_alone_falls_back_to_packing(
 
 def test_sharing_can_be_left_out() -> None:
     probed = choose_forward(random_model("llama"), shares=False)
-    assert probed.forward.packs
-    assert not probed.forward.shares
+    assert probed.packs
+    assert not probed.shares
     assert probed.limitations == ()
 
 

@@ -53,12 +53,14 @@ class Forward:
         packs: Several documents run at a time; else one by one.
         head: None scores through the model's own logits.
         shares: In a pack, what documents begin with alike is computed once; needs ``packs``.
+        limitations: What keeps the model from the fastest way, each a sentence.
     """
 
     model: PreTrainedModel
     packs: bool
     head: Head | None
     shares: bool = False
+    limitations: tuple[str, ...] = ()
 
     @contextmanager
     def attention(self) -> Iterator[None]:
@@ -86,6 +88,10 @@ class Forward:
             return parts[0]
         columns = zip(*((part.logprobs, part.hits, part.hidden) for part in parts), strict=True)
         return DocumentScores(*(torch.cat(column) for column in columns))
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss``, a function of log-probabilities from ``score``, to the adapter's."""
+        torch.autograd.backward(loss)
 
     def score_pack(self, pack: Pack) -> DocumentScores:
         """Return the scores of the documents of ``pack``: of one only, where this does not pack."""

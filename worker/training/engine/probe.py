@@ -9,7 +9,7 @@ is, and rounding, which moves values and no dependencies, cannot.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,20 +37,12 @@ _COARSE_TOLERANCE = 5e-2
 _PROBE_ERRORS = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """The fastest ``forward`` that is right, and for each thing that it does not do, a sentence that says why."""
-
-    forward: Forward
-    limitations: tuple[str, ...]
-
-
 class _Unfit(Exception):  # noqa: N818 - a finding, not an error
     """A candidate is not right for the model, for the reason in the message."""
 
 
-def choose_forward(model: PreTrainedModel, *, shares: bool = True) -> ProbeResult:
-    """Return the fastest way to run ``model`` that agrees with its own logits on a probe.
+def choose_forward(model: PreTrainedModel, *, shares: bool = True) -> Forward:
+    """Return the fastest way to run ``model`` that agrees with its own logits on a probe, and why it is no faster.
 
     Args:
         model: In eval mode.
@@ -79,7 +71,7 @@ def choose_forward(model: PreTrainedModel, *, shares: bool = True) -> ProbeResul
                 f"Prompts that begin alike cannot share their computation on this base model ({reason}): "
                 "expect slower scoring."
             )
-    return ProbeResult(chosen, tuple(limitations))
+    return replace(chosen, limitations=tuple(limitations))
 
 
 def _probe_documents(model: PreTrainedModel) -> list[TokenSequence]:
