@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from worker.training.building.kept_rows import KeptRows
 from worker.training.chronicle import Chronicle
 from worker.training.data.rendering import ModelRenderer
 from worker.training.engine.checkpoint import Checkpointer, fingerprint
 from worker.training.engine.folders import describe_file
+from worker.training.engine.memory import choose_micro_batch_tokens
 from worker.training.engine.optimizer import AdapterOptimizer
 from worker.training.engine.progress import Progress
 from worker.training.engine.pulse import Pulse
-from worker.training.engine.runtime import choose_micro_batch_tokens
 from worker.training.engine.scoring import Scorer
 from worker.training.engine.step import Stepper
 from worker.training.events import MessageEvent, Phase, PhaseEvent
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from worker.training.completions import Completions
+    from worker.training.engine.forward import Forward
     from worker.training.observer import Observer
-    from worker.training.spec import TrainingSpec
+    from worker.training.spec import BaseModelRef, RuntimeSettings, TrainingSpec
 
 
 @dataclass(slots=True)
@@ -67,24 +68,55 @@ class Run:
         self.observer.emit(PhaseEvent(phase))
 
 
-def prepare_run(workspace: Path, spec: TrainingSpec, observer: Observer, completions: Completions) -> Run:
+class ModelSource(Protocol):
+    """Where a run gets its base model from, and how its passes are run."""
+
+    def load(self, ref: BaseModelRef, runtime: RuntimeSettings) -> LoadedModel:
+        """Return the frozen base model that ``ref`` pins, its layers free for an adapter of this run alone."""
+        ...
+
+    def choose_forward(self, adapted: PeftModel) -> Forward | None:
+        """Return how to run the adapted model; None leaves it to the engine."""
+        ...
+
+
+class OwnModel:
+    """A run that has the process to itself loads its own base model."""
+
+    def load(self, ref: BaseModelRef, runtime: RuntimeSettings) -> LoadedModel:
+        """Load the model; see ``load_base_model``."""
+        return load_base_model(ref, runtime)
+
+    def choose_forward(self, adapted: PeftModel) -> None:
+        """Leave it to the engine."""
+
+
+def prepare_run(
+    workspace: Path,
+    spec: TrainingSpec,
+    observer: Observer,
+    *,
+    completions: Completions,
+    models: ModelSource,
+) -> Run:
     """Load the model, read and build the rows, and put the run together.
 
     Raises:
         TrainingError: The run cannot be done; see ``errors`` for the kinds.
     """
     rows = read_training_rows(workspace, spec)
-    loaded = load_base_model(spec.base_model, spec.runtime)
+    loaded = models.load(spec.base_model, spec.runtime)
     renderer = ModelRenderer(loaded.tokenizer)
     rows = build_rows(workspace, spec, loaded, renderer, rows, observer=observer, completions=completions)
     recipe = choose_recipe(spec, loaded, rows, observer)
     data = prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows, observer=observer)
     adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
-    scorer = Scorer(adapted, micro_batch_tokens=choose_micro_batch_tokens(spec.runtime, loaded.device))
+    micro_batch_tokens = choose_micro_batch_tokens(spec.runtime, loaded.device)
+    scorer = Scorer(adapted, micro_batch_tokens=micro_batch_tokens, forward=models.choose_forward(adapted))
     chosen = recipe.hyperparameters
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
-    chronicle = Chronicle(workspace, spec, recipe, data.rows, data.training, tokenizer=loaded.tokenizer)
+    chronicle = Chronicle(workspace, spec, recipe, data, loaded.tokenizer)
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
     state = fingerprint(spec, training_sha256)
     companions = {**chronicle.companions, **KeptRows.of_workspace(workspace).files}
@@ -107,5 +139,5 @@ def prepare_run(workspace: Path, spec: TrainingSpec, observer: Observer, complet
         chronicle=chronicle,
         total_steps=total_steps,
         progress=Progress(),
-        micro_batch_tokens=scorer.micro_batch_tokens,
+        micro_batch_tokens=scorer.memory.micro_batch_tokens,
     )

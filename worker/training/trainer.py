@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from worker.training.building.kept_rows import KeptRows
 from worker.training.completions import NoCompletions
 from worker.training.engine.export import export_outputs
-from worker.training.engine.runtime import configure_runtime, peak_memory_bytes
+from worker.training.engine.memory import peak_memory_bytes
+from worker.training.engine.runtime import configure_runtime
 from worker.training.errors import TrainingStopped
 from worker.training.evaluation import evaluate_generation
 from worker.training.events import (
@@ -23,7 +24,7 @@ from worker.training.events import (
     PhaseEvent,
     ResultEvent,
 )
-from worker.training.run import Run, prepare_run
+from worker.training.run import OwnModel, Run, prepare_run
 from worker.training.spec import RESUME_DIR
 from worker.training.usage import PhaseClock, measure_usage
 
@@ -35,17 +36,23 @@ if TYPE_CHECKING:
     from worker.training.engine.progress import StepRecord
     from worker.training.engine.runtime import RandomState
     from worker.training.observer import Observer
+    from worker.training.run import ModelSource
     from worker.training.spec import TrainingSpec
 
 
 def train(
-    workspace: Path, spec: TrainingSpec, observer: Observer, completions: Completions | None = None
+    workspace: Path,
+    spec: TrainingSpec,
+    observer: Observer,
+    completions: Completions | None = None,
+    models: ModelSource | None = None,
 ) -> ResultEvent:
     """Run ``spec`` on the inputs in ``workspace`` and leave the adapter in ``outputs/``.
 
     Continues from the checkpoint in ``resume/`` where there is one. Everything on the way is told to ``observer``; the
     returned result is the last word, left to the caller to report. ``completions`` answers graders and judges that ask
-    endpoints; without it they get no answers.
+    endpoints; without it they get no answers. ``models`` shares a base model with other runs (``multi_lora``); without
+    it the run loads its own.
 
     Raises:
         TrainingError: The run cannot be done; see ``errors`` for the kinds.
@@ -54,7 +61,9 @@ def train(
     configure_runtime(spec.runtime, spec.seed)
     observer = clock = PhaseClock(observer)
     observer.emit(PhaseEvent("preparing"))
-    run = prepare_run(workspace, spec, observer, completions or NoCompletions())
+    run = prepare_run(
+        workspace, spec, observer, completions=completions or NoCompletions(), models=models or OwnModel()
+    )
     generators = _resume(run)
     if generators is None:
         run.progress.accuracy_before = _evaluate_generation(run, "before")
@@ -165,8 +174,8 @@ def _validate(run: Run, record: StepRecord) -> None:
 
 
 def _tell_step(run: Run, record: StepRecord) -> None:
-    if run.scorer.micro_batch_tokens != run.micro_batch_tokens:
-        run.micro_batch_tokens = run.scorer.micro_batch_tokens
+    if run.scorer.memory.micro_batch_tokens != run.micro_batch_tokens:
+        run.micro_batch_tokens = run.scorer.memory.micro_batch_tokens
         message = f"Memory ran short: micro-batches hold at most {run.micro_batch_tokens} tokens from now on."
         run.observer.emit(MessageEvent("warn", message))
     run.observer.emit(record.to_event(run.total_steps))

@@ -92,7 +92,7 @@ class Stepper:
             random_state.restore()
 
         try:
-            totals = self._scorer.fit(
+            totals = self._scorer.memory.fit(
                 lambda: self._accumulate(examples, lambda _: check()), self._sizes(examples), start_over
             )
         except TrainingInterrupted:
@@ -116,7 +116,7 @@ class Stepper:
             DeviceOutOfMemoryError: A single example does not fit the device.
         """
         with torch.no_grad():
-            totals = self._scorer.fit(
+            totals = self._scorer.memory.fit(
                 lambda: self._accumulate(examples, lambda done: report(done, len(examples))),
                 self._sizes(examples),
                 lambda: None,
@@ -131,13 +131,13 @@ class Stepper:
         """Run all micro-batches, with backward passes where autograd is on; nothing here waits for the device."""
         passes = self._passes if torch.is_grad_enabled() else [replace(p, with_grad=False) for p in self._passes]
         totals = _Totals([], [], {}, [], sum(example.tokens([self._main]) for example in examples))
-        for group in group_by_budget(self._sizes(examples), self._scorer.micro_batch_tokens):
+        for group in group_by_budget(self._sizes(examples), self._scorer.memory.micro_batch_tokens):
             begin(group.start)
             part = [examples[index] for index in group]
             batch, hits = self._scorer.score(part, passes)
             output = self._method.loss(batch, self._hyperparameters)
             if output.losses.requires_grad:
-                torch.autograd.backward(output.losses.sum() / len(examples))
+                self._scorer.backward(output.losses.sum() / len(examples))
             totals.add(output, hits[self._main.name])
         return totals
 
