@@ -54,7 +54,7 @@ class Scorer:
     """
 
     def __init__(self, adapted: PeftModel, *, micro_batch_tokens: int, forward: Forward | None = None) -> None:
-        self.memory = MemoryLadder(adapted.device, micro_batch_tokens)
+        self.memory = MemoryLadder(adapted, micro_batch_tokens)
         self._adapted = adapted
         self._forward = forward or choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
         self._adapter_layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
