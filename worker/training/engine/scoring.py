@@ -64,7 +64,7 @@ class Scorer:
         forward: Forward | None = None,
         shares_prefixes: bool = True,
     ) -> None:
-        self.memory = MemoryLadder(adapted.device, micro_batch_tokens)
+        self.memory = MemoryLadder(adapted, micro_batch_tokens)
         self._adapted = adapted
         base = cast("PreTrainedModel", adapted.get_base_model())
         self._forward = forward or choose_forward(base, shares=shares_prefixes)
