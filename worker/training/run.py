@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from worker.training.building.kept_rows import KeptRows
 from worker.training.chronicle import Chronicle
+from worker.training.context_scores import ContextScores
 from worker.training.data.rendering import ModelRenderer
 from worker.training.engine.checkpoint import Checkpointer, fingerprint
 from worker.training.engine.folders import describe_file
@@ -58,6 +59,7 @@ class Run:
     optimizer: AdapterOptimizer
     checkpointer: Checkpointer
     chronicle: Chronicle
+    scores: ContextScores
     total_steps: int
     progress: Progress
     saved_step: int = 0
@@ -119,7 +121,8 @@ def prepare_run(
     chronicle = Chronicle(workspace, spec, recipe, data, loaded.tokenizer)
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
     state = fingerprint(spec, training_sha256)
-    companions = {**chronicle.companions, **KeptRows.of_workspace(workspace).files}
+    scores = ContextScores(workspace, spec, recipe, data, loaded)
+    companions = {**chronicle.companions, **scores.companions, **KeptRows.of_workspace(workspace).files}
     for limitation in scorer.limitations:
         observer.emit(MessageEvent("warn", limitation))
     return Run(
@@ -137,6 +140,7 @@ def prepare_run(
         optimizer=optimizer,
         checkpointer=Checkpointer(workspace, adapted, optimizer, state, companions),
         chronicle=chronicle,
+        scores=scores,
         total_steps=total_steps,
         progress=Progress(memory=scorer.memory.rung),
     )
