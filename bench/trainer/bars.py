@@ -115,7 +115,7 @@ BARS = (
     Bar("NLFT frozen / supervised, bench", 1.02, "at most", _ratio("bench", "nlft_frozen")),
     Bar("NLFT frozen / supervised, default model", 1.02, "at most", _ratio("default", "nlft_frozen")),
     Bar("NLFT online / supervised, bench", 1.95, "at most", _ratio("bench", "nlft_online")),
-    Bar("NLFT online, shared prefix / supervised, bench", 1.85, "at most", _ratio("bench", "nlft_shared")),
+    Bar("NLFT online, prefixes shared / supervised, bench", 1.85, "at most", _ratio("bench", "nlft_shared")),
     Bar(
         "NLFT online / supervised over the operations' ratio, default model",
         1.05,
@@ -123,7 +123,7 @@ BARS = (
         _over_prediction("default", "nlft_online"),
     ),
     Bar(
-        "NLFT online, shared prefix / supervised over the operations' ratio, default model",
+        "NLFT online, prefixes shared / supervised over the operations' ratio, default model",
         1.05,
         "at most",
         _over_prediction("default", "nlft_shared"),

@@ -8,6 +8,7 @@ embeddings, activations and the optimizer are left out: they move bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from transformers import PreTrainedConfig
 
@@ -111,16 +112,27 @@ class Document:
     scored: int
     reused: int = 0
 
-    @classmethod
-    def of(cls, sequence: TokenSequence, *, reused: int = 0) -> Document:
-        """Return the sizes of ``sequence``."""
-        return cls(len(sequence.input_ids), len(sequence.scored), reused)
+
+def documents(sequences: Sequence[TokenSequence], *, shares: bool) -> list[Document]:
+    """Return the sizes of the sequences of one pass; with ``shares`` what they begin with alike is computed once."""
+    if not shares:
+        return [Document(len(one.input_ids), len(one.scored)) for one in sequences]
+    # Among sorted sequences the longest common beginning is the one with the neighbour.
+    ordered = sorted(sequences, key=lambda one: one.input_ids.tolist())
+    reused = [0, *(_common(one, other) for one, other in pairwise(ordered))]
+    return [Document(len(one.input_ids), len(one.scored), common) for one, common in zip(ordered, reused, strict=True)]
 
 
-def scored(shape: Shape, documents: Iterable[Document], *, with_adapter: bool) -> Work:
+def _common(one: TokenSequence, other: TokenSequence) -> int:
+    length = min(len(one.input_ids), len(other.input_ids))
+    differing = (one.input_ids[:length] != other.input_ids[:length]).nonzero()[0]
+    return int(differing[0]) if len(differing) else length
+
+
+def scored(shape: Shape, scored_documents: Iterable[Document], *, with_adapter: bool) -> Work:
     """Return the work of one pass without gradient: 2P and 2R a token, 2H a scored one, 2 s^2 d of causal attention."""
     total = Work()
-    for document in documents:
+    for document in scored_documents:
         tokens = document.tokens - document.reused
         pairs = document.tokens**2 - document.reused**2
         total += Work(
@@ -132,11 +144,11 @@ def scored(shape: Shape, documents: Iterable[Document], *, with_adapter: bool) -
     return total
 
 
-def trained(shape: Shape, documents: Iterable[Document]) -> Work:
+def trained(shape: Shape, trained_documents: Iterable[Document]) -> Work:
     """Return the work of a forward and a backward pass: 4P and 6R a token, 4H a scored one, 6 s^2 d of attention.
 
     Every token counts in every layer, as the usual model does, also where an engine could leave some out: the first
     layer's inputs need no gradient, and the last layer's outputs at prompt positions are read by nobody.
     """
-    once = scored(shape, documents, with_adapter=True)
+    once = scored(shape, trained_documents, with_adapter=True)
     return Work(body=2 * once.body, head=2 * once.head, attention=3 * once.attention, adapter=3 * once.adapter)

@@ -42,12 +42,18 @@ class Trainer:
 
 
 def set_up(
-    point: Point, name: str, settings: Mapping[str, Any] | None = None, *, precision: Precision | None = None
+    point: Point,
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    precision: Precision | None = None,
+    shares_prefixes: bool = True,
 ) -> Trainer:
     """Return the method called ``name`` with ``settings``, ready to train the rows of ``point``."""
     adapted = attach_adapter(point.load(precision), ADAPTER, base_model_name=point.name, seed=0)
     runtime = RuntimeSettings(device=point.device, threads=1)
-    scorer = Scorer(adapted, micro_batch_tokens=choose_micro_batch_tokens(runtime, adapted.device))
+    micro_batch_tokens = choose_micro_batch_tokens(runtime, adapted.device)
+    scorer = Scorer(adapted, micro_batch_tokens=micro_batch_tokens, shares_prefixes=shares_prefixes)
     method = METHODS[name]
     hyperparameters = method.hyperparameters_type.model_validate(dict(settings or {}))
     return Trainer(
@@ -66,8 +72,8 @@ def _prepare(line: int, row: RenderedExample, name: str) -> PreparedExample:
 
 
 def train(point: Point, pace: Pace, *, method: str, **options: Any) -> None:
-    """Train with the product; a method's ``settings`` and a ``precision`` may be given."""
-    trainer = set_up(point, method, options.get("settings"), precision=options.get("precision"))
+    """Train with the product; ``options`` are those of ``set_up``."""
+    trainer = set_up(point, method, **options)
     passes = trainer.method.passes(trainer.hyperparameters)
     with trainer.scorer.attention():
         trainer.scorer.fill_cache(trainer.examples, passes, lambda _done, _total: None)
@@ -76,9 +82,9 @@ def train(point: Point, pace: Pace, *, method: str, **options: Any) -> None:
                 trainer.train(step)
 
 
-def score(point: Point, pace: Pace, **options: Any) -> None:
+def score(point: Point, pace: Pace) -> None:
     """Score the contexts of NLFT alone, as its online mode does beside training."""
-    trainer = set_up(point, "nlft", {"scoring": "online", **options.get("settings", {})})
+    trainer = set_up(point, "nlft", {"scoring": "online"})
     passes = [replace(one, with_grad=False) for one in trainer.method.passes(trainer.hyperparameters)]
     contexts = [one for one in passes if one.name != trainer.method.main_pass]
     with trainer.scorer.attention():

@@ -136,6 +136,21 @@ POINTS = {
         ),
         Point("default", "SmolLM2-135M-Instruct, 4 right and 4 wrong rows of the word problems", dtype="auto"),
         Point(
+            "tiny",
+            "a few thousand parameters: shows that the benchmark runs, not how fast anything is",
+            config={
+                "model_type": "llama",
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "vocab_size": 256,
+                "max_position_embeddings": 2048,
+                "tie_word_embeddings": False,
+            },
+        ),
+        Point(
             "gpu-0.5b",
             "0.5 B configuration (Qwen2.5), random weights, packs of 8 k tokens",
             device="cuda",
@@ -173,6 +188,8 @@ POINTS = {
         ),
     )
 }
+
+MEASURED = tuple(name for name in POINTS if name != "tiny")
 
 
 def make_rows(lengths: Sequence[RowLengths], *, vocabulary: int, seed: int = 0) -> list[RenderedExample]:

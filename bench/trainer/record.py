@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from bench.trainer import gemm
-from bench.trainer.flops import Document, Shape, Work, scored, trained
+from bench.trainer.flops import Shape, Work, documents, scored, trained
 from bench.trainer.points import ADAPTER
 from bench.trainer.variants import VARIANTS
 
@@ -139,25 +139,14 @@ class Contest:
 
 def needed(shape: Shape, rows: Sequence[RenderedExample], variant: Variant) -> Work:
     """Return the operations that the variant's task needs on ``rows``."""
-    training = trained(shape, [Document.of(row.sequences["base"]) for row in rows])
+    shares = variant.shares_prefixes
+    training = trained(shape, documents([row.sequences["base"] for row in rows], shares=shares))
     if variant.task in {"supervised", "nlft_cached"}:
         return training
-    contexts = [
-        Document.of(row.sequences[name], reused=_shared(row) if variant.shares_prefix and name == "judgment" else 0)
-        for row in rows
-        for name in ("reference", "judgment")
-        if name in row.sequences and (name == "reference" or variant.task != "two_prompts")
-    ]
-    scoring = scored(shape, contexts, with_adapter=variant.task != "two_prompts")
+    names = ("reference",) if variant.task == "two_prompts" else ("reference", "judgment")
+    contexts = [row.sequences[name] for row in rows for name in names if name in row.sequences]
+    scoring = scored(shape, documents(contexts, shares=shares), with_adapter=variant.task != "two_prompts")
     return scoring if variant.task == "scoring" else training + scoring
-
-
-def _shared(row: RenderedExample) -> int:
-    """Return the tokens with which both contexts of a row begin."""
-    one, other = (row.sequences[name].input_ids for name in ("reference", "judgment"))
-    length = min(len(one), len(other))
-    differing = (one[:length] != other[:length]).nonzero()[0]
-    return int(differing[0]) if len(differing) else length
 
 
 def write_lines(path: Path, lines: Sequence[Line]) -> None:
@@ -175,8 +164,7 @@ def read_lines(path: Path) -> list[Line]:
     kinds = {"rounds": int, "point": str, "variant": str, "title": str, "error": str}
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            Line(**{name: kinds.get(name, float)(value) for name, value in row.items()})
-            for row in csv.DictReader(file)
+            Line(**{name: kinds.get(name, float)(value) for name, value in row.items()}) for row in csv.DictReader(file)
         ]
 
 

@@ -23,7 +23,7 @@ import torch
 from bench.trainer import generation, machine, start_up
 from bench.trainer.bars import Figures, judge
 from bench.trainer.contest import compete
-from bench.trainer.points import POINTS, ROOT
+from bench.trainer.points import MEASURED, POINTS, ROOT
 from bench.trainer.record import Contest, write_json, write_lines
 from bench.trainer.table import render_lines, render_verdicts
 from bench.trainer.variants import VARIANTS
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if point.device == "cuda" and not torch.cuda.is_available():
             print(f"\n{point.title}: open, needs a CUDA device: make bench-trainer POINTS={name}", flush=True)
             continue
-        chosen = [variant for variant in options.variants if name in VARIANTS[variant].points]
+        chosen = [variant for variant in options.variants if name in VARIANTS[variant].points or name == "tiny"]
         with tempfile.TemporaryDirectory() as folder:
             for measured in compete(name, chosen, rounds=options.repeats, open_log=_logs(Path(folder)), tell=_tell):
                 contests[name] = Contest(point, measured)
@@ -99,7 +99,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="rounds of every contest")
-    parser.add_argument("--points", type=names(list(POINTS)), default=list(POINTS))
+    parser.add_argument("--points", type=names(list(POINTS)), default=list(MEASURED))
     parser.add_argument("--variants", type=names(list(VARIANTS)), default=list(VARIANTS))
     parser.add_argument("--others", type=names(OTHERS), default=list(OTHERS), help="figures beside the contests")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the records")

@@ -24,7 +24,6 @@ class Variant:
         entry: ``module:function`` below ``bench.trainer``; takes a point and a pace.
         options: Further arguments of that function.
         points: Names of the points where it runs.
-        shares_prefix: Its contexts compute their common beginning once.
         peak: Name of the variant that measures the limit for its precision.
     """
 
@@ -34,13 +33,17 @@ class Variant:
     entry: str
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     points: tuple[str, ...] = ("bench", "default", "gpu-0.5b", "gpu-8b")
-    shares_prefix: bool = False
     peak: str = "products"
 
     @property
     def is_ours(self) -> bool:
         """Whether the product runs it."""
         return self.entry.startswith("ours:")
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether what the sequences of a pass begin with alike is computed once, as the product does."""
+        return self.is_ours and bool(self.options.get("shares_prefixes", True))
 
 
 def _nlft(**settings: Any) -> dict[str, Any]:
@@ -67,7 +70,14 @@ VARIANTS = {
         Variant(
             "nlft_frozen", "ours, NLFT, frozen scoring (cached)", "nlft_cached", "ours:train", _nlft(scoring="frozen")
         ),
-        Variant("nlft_online", "ours, NLFT, online scoring", "nlft_online", "ours:train", _nlft(scoring="online")),
+        Variant(
+            "nlft_online",
+            "ours, NLFT, online scoring, prefixes apart",
+            "nlft_online",
+            "ours:train",
+            {**_nlft(scoring="online"), "shares_prefixes": False},
+        ),
+        Variant("nlft_shared", "ours, NLFT, online scoring", "nlft_online", "ours:train", _nlft(scoring="online")),
         Variant("scoring", "ours, the scoring passes alone", "scoring", "ours:score"),
         Variant(
             "supervised_bf16",
