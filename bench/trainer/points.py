@@ -93,7 +93,7 @@ class Point:
         """Return the configuration of the base model."""
         if self.config is None:
             return cast("PreTrainedConfig", AutoConfig.from_pretrained(default_model(), local_files_only=True))
-        return cast("PreTrainedConfig", AutoConfig.for_model(**self.config))
+        return AutoConfig.for_model(**self.config)
 
     def load(self, precision: Precision | None = None) -> PreTrainedModel:
         """Return the base model, frozen and in eval mode, with the same weights every time."""
