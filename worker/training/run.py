@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from worker.training.completions import Completions
+    from worker.training.engine.parallel import Ranks
     from worker.training.observer import Observer
     from worker.training.spec import TrainingSpec
 
@@ -45,6 +46,7 @@ class Run:
 
     workspace: Path
     spec: TrainingSpec
+    ranks: Ranks
     observer: Observer
     pulse: Pulse
     loaded: LoadedModel
@@ -67,18 +69,37 @@ class Run:
         self.observer.emit(PhaseEvent(phase))
 
 
-def prepare_run(workspace: Path, spec: TrainingSpec, observer: Observer, completions: Completions) -> Run:
+def prepare_run(workspace: Path, spec: TrainingSpec, observer: Observer, completions: Completions, ranks: Ranks) -> Run:
     """Load the model, read and build the rows, and put the run together.
+
+    Rows are read, built and rendered by the first of the ``ranks``, which hands them to the others.
 
     Raises:
         TrainingError: The run cannot be done; see ``errors`` for the kinds.
     """
-    rows = read_training_rows(workspace, spec)
-    loaded = load_base_model(spec.base_model, spec.runtime)
+    raw = ranks.on_first(lambda: read_training_rows(workspace, spec))
+    loaded = ranks.agree(lambda: load_base_model(spec.base_model, ranks.settings(spec.runtime)))
     renderer = ModelRenderer(loaded.tokenizer)
-    rows = build_rows(workspace, spec, loaded, renderer, rows, observer=observer, completions=completions)
-    recipe = choose_recipe(spec, loaded, rows, observer)
-    data = prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows, observer=observer)
+    rows = ranks.on_first(
+        lambda: build_rows(workspace, spec, loaded, renderer, raw, observer=observer, completions=completions)
+    )
+    recipe = ranks.agree(lambda: choose_recipe(spec, loaded, rows, observer))
+    data = ranks.on_first(lambda: prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows, observer=observer))
+    return ranks.agree(lambda: _put_together(workspace, spec, observer, Parts(loaded, renderer, recipe, data), ranks))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run is put together from: the base model, its renderer, how to train, and the rows."""
+
+    loaded: LoadedModel
+    renderer: ModelRenderer
+    recipe: Recipe
+    data: PreparedData
+
+
+def _put_together(workspace: Path, spec: TrainingSpec, observer: Observer, parts: Parts, ranks: Ranks) -> Run:
+    loaded, recipe, data = parts.loaded, parts.recipe, parts.data
     adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
     scorer = Scorer(adapted, micro_batch_tokens=choose_micro_batch_tokens(spec.runtime, loaded.device))
     chosen = recipe.hyperparameters
@@ -87,23 +108,25 @@ def prepare_run(workspace: Path, spec: TrainingSpec, observer: Observer, complet
     chronicle = Chronicle(workspace, spec, recipe, data.rows, data.training, tokenizer=loaded.tokenizer)
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
     state = fingerprint(spec, training_sha256)
-    companions = {**chronicle.companions, **KeptRows.of_workspace(workspace).files}
+    # Files of the run are the first rank's; the others only read the tensors of a checkpoint.
+    files = {**chronicle.companions, **KeptRows.of_workspace(workspace).files} if ranks.is_first else {}
     if scorer.limitation is not None:
         observer.emit(MessageEvent("warn", scorer.limitation))
     return Run(
         workspace=workspace,
         spec=spec,
+        ranks=ranks,
         observer=observer,
         pulse=Pulse(observer),
         loaded=loaded,
-        renderer=renderer,
+        renderer=parts.renderer,
         recipe=recipe,
         data=data,
         adapted=adapted,
         scorer=scorer,
-        stepper=Stepper(scorer, recipe.method, chosen),
+        stepper=Stepper(scorer, recipe.method, chosen, ranks),
         optimizer=optimizer,
-        checkpointer=Checkpointer(workspace, adapted, optimizer, state, companions),
+        checkpointer=Checkpointer(workspace, adapted, optimizer, state, files),
         chronicle=chronicle,
         total_steps=total_steps,
         progress=Progress(),
