@@ -30,6 +30,9 @@ def create(
     hyperparameter: Annotated[Pairs, typer.Option("--hyperparameter", "-H", help="name=value; repeatable.")] = None,
     adapter: Annotated[Pairs, typer.Option("--adapter", "-A", help="Adapter setting, name=value; repeatable.")] = None,
     evaluation: Annotated[Pairs, typer.Option("--evaluation", "-E", help="name=value; repeatable.")] = None,
+    rollout: Annotated[Pairs, typer.Option("--rollout", "-R", help="How responses are sampled, name=value.")] = None,
+    judge: Annotated[Pairs, typer.Option("--judge", "-J", help="Who judges wrong responses, as type=self.")] = None,
+    mixture: Annotated[Pairs, typer.Option("--mixture", "-M", help="Which rows are trained, name=value.")] = None,
     metadata: Annotated[Pairs, typer.Option(help="name=value; repeatable.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Part of the tuned model's name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Drawn at random when absent.")] = None,
@@ -38,7 +41,8 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a job; paths are uploaded first."""
-    body = _method(method, hyperparameters=hyperparameter, adapter=adapter, evaluation=evaluation)
+    building = {"rollout": rollout, "judge": judge, "mixture": mixture}
+    body = _method(method, hyperparameters=hyperparameter, adapter=adapter, evaluation=evaluation, **building)
     optional = {
         "suffix": suffix,
         "seed": seed,

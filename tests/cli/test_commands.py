@@ -102,6 +102,24 @@ def test_unknown_hyperparameter_is_named(live: Live, dataset: Path) -> None:
     assert "n_epoch" in live.run(*create, "-H", "n_epoch=1", status=1)
 
 
+def test_settings_of_the_building_stages_reach_the_job(live: Live, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    row = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "reference": "#### 5"}
+    questions.write_text(json.dumps(row) + "\n")
+    create = ("jobs", "create", "--model", MODEL, "--training-file", str(questions), "--method", "nlft")
+    job = live.json(*create, "-R", "n=2", "-J", "type=self", "-M", "wrong_share=0.5")
+    live.json("jobs", "cancel", job["id"])
+    chosen = job["method"]["nlft"]
+    assert chosen["rollout"]["n"] == 2
+    assert chosen["judge"]["type"] == "self"
+    assert chosen["mixture"]["wrong_share"] == 0.5
+
+
+def test_setting_of_a_stage_that_does_not_exist_is_named(live: Live, dataset: Path) -> None:
+    create = ("jobs", "create", "--model", MODEL, "--training-file", str(dataset), "--method", "nlft")
+    assert "rollout" in live.run(*create, "-R", "samples=2", status=1)
+
+
 def test_project_and_key_are_made_used_and_revoked(live: Live) -> None:
     project = live.json("projects", "create", "second")
     assert project["id"] in live.run("projects", "list")

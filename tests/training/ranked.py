@@ -7,7 +7,7 @@ in ``NAME/end-R.json``, and the first rank its events in ``NAME/events.jsonl``.
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,13 +56,13 @@ class ConnectedRanks(Ranks):
     """Ranks that have met before the first case."""
 
     @contextmanager
-    def connected(self, environment: Mapping[str, str]) -> Iterator[None]:
+    def connected(self) -> Iterator[None]:
         yield
 
 
 def run_all(folder: Path) -> None:
     ranks = ConnectedRanks.from_environment(os.environ)
-    with Ranks.connected(ranks, os.environ):
+    with Ranks.connected(ranks):
         for fields in json.loads((folder / "cases.json").read_text()):
             run_case(folder, Case(**fields), ranks)
 

@@ -12,16 +12,15 @@ from worker.training.report import REPORT_FILE, RunStory, write_report
 from worker.training.spec import SALIENCY_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from transformers import PreTrainedTokenizerBase
 
-    from worker.training.data.reader import Row
     from worker.training.engine.progress import Progress
-    from worker.training.engine.scoring import PreparedExample, Scorer
+    from worker.training.engine.scoring import Scorer
     from worker.training.observer import Observer
-    from worker.training.preparation import Recipe
+    from worker.training.preparation import PreparedData, Recipe
     from worker.training.spec import TrainingSpec
 
 
@@ -32,8 +31,7 @@ class Chronicle:
         workspace: The run's folder.
         spec: What is run.
         recipe: Its method and hyperparameters.
-        rows: The training rows.
-        prepared: The same, rendered.
+        data: Its rows, and what is known about them.
         tokenizer: Of the base model.
 
     Raises:
@@ -45,17 +43,15 @@ class Chronicle:
         workspace: Path,
         spec: TrainingSpec,
         recipe: Recipe,
-        rows: Sequence[Row],
-        prepared: Sequence[PreparedExample],
-        *,
+        data: PreparedData,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         self._spec = spec
         self._recipe = recipe
-        self._rows = rows
-        pinned = choose_pinned(rows, spec.saliency, spec.method)
-        self._pinned = {rows[index].line: rows[index].example for index in pinned}
-        self._recorder = SaliencyRecorder(workspace, recipe, [prepared[index] for index in pinned], tokenizer)
+        self._data = data
+        pinned = choose_pinned(data.rows, spec.saliency, spec.method)
+        self._pinned = {data.rows[index].line: data.rows[index].example for index in pinned}
+        self._recorder = SaliencyRecorder(workspace, recipe, [data.training[index] for index in pinned], tokenizer)
 
     @property
     def companions(self) -> Mapping[str, Path]:
@@ -77,7 +73,7 @@ class Chronicle:
     def export(self, folder: Path, progress: Progress, metrics: Mapping[str, float]) -> None:
         """Write the artifacts for people into ``folder``; ``metrics`` are the run's final figures."""
         self._recorder.export(folder)
-        costs = rank_rows(self._rows, progress.row_losses)
+        costs = rank_rows(self._data.rows, progress.row_losses)
         write_row_losses(folder / ROW_LOSSES_FILE, costs)
         story = RunStory(
             spec=self._spec,
@@ -89,5 +85,7 @@ class Chronicle:
             pinned=self._pinned,
             costs=costs,
             weight_counts=progress.weight_counts,
+            building=self._data.report,
+            advice=self._data.advice,
         )
         write_report(folder / REPORT_FILE, story)

@@ -68,7 +68,7 @@ def run(workspace: Path, observer: Observer, completions: Completions | None = N
     train it together.
     """
     try:
-        observer.emit(train(workspace, load_spec(workspace), observer, completions, ranks))
+        observer.emit(train(workspace, load_spec(workspace), observer, completions, ranks=ranks))
     except TrainingInterrupted as interruption:
         return interruption.exit_code
     except TrainingError as error:

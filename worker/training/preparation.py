@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from worker.training.advice import Advice
     from worker.training.building.report import BuildReport
     from worker.training.completions import Completions
     from worker.training.data.rendering import ModelRenderer
@@ -61,6 +62,7 @@ class PreparedData:
         probed: Training rows rendered for the method's probe.
         asked: Validation rows to generate answers for.
         report: What the building stages made; None where there was nothing to make.
+        advice: What deserves a look in the rows.
     """
 
     rows: list[Row]
@@ -69,6 +71,7 @@ class PreparedData:
     probed: list[PreparedExample]
     asked: list[NLFTExample]
     report: BuildReport | None = None
+    advice: Sequence[Advice] = ()
 
 
 def read_training_rows(workspace: Path, spec: TrainingSpec) -> TrainingRows:
@@ -180,8 +183,10 @@ def prepare_data(
     held_out: list[Row] = []
     if spec.has_validation_file:
         held_out = _read_graded(workspace / VALIDATION_FILE, "validation_file", spec.evaluation)
+    advice = _find_advice(rows, held_out)
     if not (workspace / RESUME_DIR).is_dir():
-        _give_advice(rows, held_out, observer)
+        for finding in advice:
+            observer.emit(MessageEvent(finding.level, finding.message, finding.to_json()))
     scorable = [row for row in held_out if not find_problems(method, row.example, row.line)]
     sample = [] if method.probe is None else fit[: method.probe.sample_size]
     return PreparedData(
@@ -191,14 +196,14 @@ def prepare_data(
         probed=render(sample, method.probe, "training_file"),
         asked=select_rows([row.example for row in held_out], spec.evaluation) if spec.evaluation.generate else [],
         report=rows.report,
+        advice=advice,
     )
 
 
-def _give_advice(rows: TrainingRows, held_out: Sequence[Row], observer: Observer) -> None:
+def _find_advice(rows: TrainingRows, held_out: Sequence[Row]) -> list[Advice]:
     report = rows.report
     rollouts = Rollouts(report.responses, report.base_right, report.cut_off) if report else None
-    for advice in advise(rows.rows, held_out, rollouts):
-        observer.emit(MessageEvent(advice.level, advice.message, advice.to_json()))
+    return advise(rows.rows, held_out, rollouts)
 
 
 def _prepared(rows: Sequence[Row], rendered: Sequence[RenderedExample]) -> list[PreparedExample]:

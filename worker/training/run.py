@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from worker.training.building.kept_rows import KeptRows
 from worker.training.chronicle import Chronicle
 from worker.training.data.rendering import ModelRenderer
 from worker.training.engine.checkpoint import Checkpointer, fingerprint
 from worker.training.engine.folders import describe_file
+from worker.training.engine.memory import choose_micro_batch_tokens
 from worker.training.engine.optimizer import AdapterOptimizer
 from worker.training.engine.progress import Progress
 from worker.training.engine.pulse import Pulse
-from worker.training.engine.runtime import choose_micro_batch_tokens
 from worker.training.engine.scoring import Scorer
 from worker.training.engine.step import Stepper
 from worker.training.events import MessageEvent, Phase, PhaseEvent
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from worker.training.completions import Completions
+    from worker.training.engine.forward import Forward
     from worker.training.engine.parallel import Ranks
     from worker.training.observer import Observer
-    from worker.training.spec import TrainingSpec
+    from worker.training.spec import BaseModelRef, RuntimeSettings, TrainingSpec
 
 
 @dataclass(slots=True)
@@ -69,7 +70,40 @@ class Run:
         self.observer.emit(PhaseEvent(phase))
 
 
-def prepare_run(workspace: Path, spec: TrainingSpec, observer: Observer, completions: Completions, ranks: Ranks) -> Run:
+class ModelSource(Protocol):
+    """Where a run gets its base model from, and how its passes are run."""
+
+    def load(self, ref: BaseModelRef, runtime: RuntimeSettings) -> LoadedModel:
+        """Return the frozen base model that ``ref`` pins, its layers free for an adapter of this run alone."""
+        ...
+
+    def choose_forward(self, adapted: PeftModel) -> Forward | None:
+        """Return how to run the adapted model; None leaves it to the engine."""
+        ...
+
+
+class OwnModel:
+    """A run that has the process to itself loads its own base model."""
+
+    def load(self, ref: BaseModelRef, runtime: RuntimeSettings) -> LoadedModel:
+        """Load the model; see ``load_base_model``."""
+        return load_base_model(ref, runtime)
+
+    def choose_forward(self, adapted: PeftModel) -> None:
+        """Leave it to the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a run is given besides its workspace and spec: who hears of it, who helps, and who takes part."""
+
+    observer: Observer
+    completions: Completions
+    models: ModelSource
+    ranks: Ranks
+
+
+def prepare_run(workspace: Path, spec: TrainingSpec, given: Surroundings) -> Run:
     """Load the model, read and build the rows, and put the run together.
 
     Rows are read, built and rendered by the first of the ``ranks``, which hands them to the others.
@@ -77,19 +111,21 @@ def prepare_run(workspace: Path, spec: TrainingSpec, observer: Observer, complet
     Raises:
         TrainingError: The run cannot be done; see ``errors`` for the kinds.
     """
+    observer, ranks = given.observer, given.ranks
     raw = ranks.on_first(lambda: read_training_rows(workspace, spec))
-    loaded = ranks.agree(lambda: load_base_model(spec.base_model, ranks.settings(spec.runtime)))
+    loaded = ranks.agree(lambda: given.models.load(spec.base_model, ranks.settings(spec.runtime)))
     renderer = ModelRenderer(loaded.tokenizer)
     rows = ranks.on_first(
-        lambda: build_rows(workspace, spec, loaded, renderer, raw, observer=observer, completions=completions)
+        lambda: build_rows(workspace, spec, loaded, renderer, raw, observer=observer, completions=given.completions)
     )
     recipe = ranks.agree(lambda: choose_recipe(spec, loaded, rows, observer))
     data = ranks.on_first(lambda: prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows, observer=observer))
-    return ranks.agree(lambda: _put_together(workspace, spec, observer, Parts(loaded, renderer, recipe, data), ranks))
+    parts = _Parts(loaded, renderer, recipe, data)
+    return ranks.agree(lambda: _put_together(workspace, spec, parts, given))
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class _Parts:
     """What a run is put together from: the base model, its renderer, how to train, and the rows."""
 
     loaded: LoadedModel
@@ -98,14 +134,16 @@ class Parts:
     data: PreparedData
 
 
-def _put_together(workspace: Path, spec: TrainingSpec, observer: Observer, parts: Parts, ranks: Ranks) -> Run:
+def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Surroundings) -> Run:
+    observer, ranks = given.observer, given.ranks
     loaded, recipe, data = parts.loaded, parts.recipe, parts.data
     adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
-    scorer = Scorer(adapted, micro_batch_tokens=choose_micro_batch_tokens(spec.runtime, loaded.device))
+    micro_batch_tokens = choose_micro_batch_tokens(spec.runtime, loaded.device)
+    scorer = Scorer(adapted, micro_batch_tokens=micro_batch_tokens, forward=given.models.choose_forward(adapted))
     chosen = recipe.hyperparameters
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
-    chronicle = Chronicle(workspace, spec, recipe, data.rows, data.training, tokenizer=loaded.tokenizer)
+    chronicle = Chronicle(workspace, spec, recipe, data, loaded.tokenizer)
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
     state = fingerprint(spec, training_sha256)
     # Files of the run are the first rank's; the others only read the tensors of a checkpoint.
@@ -130,5 +168,5 @@ def _put_together(workspace: Path, spec: TrainingSpec, observer: Observer, parts
         chronicle=chronicle,
         total_steps=total_steps,
         progress=Progress(),
-        micro_batch_tokens=scorer.micro_batch_tokens,
+        micro_batch_tokens=scorer.memory.micro_batch_tokens,
     )

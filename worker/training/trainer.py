@@ -5,7 +5,6 @@ Knows no method by name. What runs is decided by ``TrainingSpec``, where it lies
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING
 from worker.training.building.kept_rows import KeptRows
 from worker.training.completions import NoCompletions
 from worker.training.engine.export import export_outputs
+from worker.training.engine.memory import peak_memory_bytes
 from worker.training.engine.parallel import ALONE, share_out
-from worker.training.engine.runtime import configure_runtime, peak_memory_bytes
+from worker.training.engine.runtime import configure_runtime
 from worker.training.errors import TrainingStopped
 from worker.training.evaluation import GenerationResult, evaluate_generation
 from worker.training.events import (
@@ -25,7 +25,7 @@ from worker.training.events import (
     PhaseEvent,
     ResultEvent,
 )
-from worker.training.run import Run, prepare_run
+from worker.training.run import OwnModel, Run, Surroundings, prepare_run
 from worker.training.spec import RESUME_DIR
 from worker.training.usage import PhaseClock, measure_usage
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from worker.training.engine.progress import StepRecord
     from worker.training.engine.runtime import RandomState
     from worker.training.observer import Observer
+    from worker.training.run import ModelSource
     from worker.training.spec import TrainingSpec
 
 
@@ -49,14 +50,17 @@ def train(
     spec: TrainingSpec,
     observer: Observer,
     completions: Completions | None = None,
+    models: ModelSource | None = None,
+    *,
     ranks: Ranks = ALONE,
 ) -> ResultEvent:
     """Run ``spec`` on the inputs in ``workspace`` and leave the adapter in ``outputs/``.
 
     Continues from the checkpoint in ``resume/`` where there is one. Everything on the way is told to ``observer``; the
     returned result is the last word, left to the caller to report. ``completions`` answers graders and judges that ask
-    endpoints; without it they get no answers. Of several ``ranks`` each makes this call, all but the first with an
-    observer that hears nothing.
+    endpoints; without it they get no answers. ``models`` shares a base model with other runs (``multi_lora``); without
+    it the run loads its own. Of several ``ranks`` each makes this call, all but the first with an observer that hears
+    nothing.
 
     Raises:
         TrainingError: The run cannot be done; see ``errors`` for the kinds.
@@ -65,9 +69,9 @@ def train(
     configure_runtime(spec.runtime, spec.seed)
     observer = clock = PhaseClock(observer)
     observer.emit(PhaseEvent("preparing"))
-    with ranks.connected(os.environ):
-        run = prepare_run(workspace, spec, observer, completions or NoCompletions(), ranks)
-        return _run(run, clock)
+    with ranks.connected():
+        given = Surroundings(observer, completions or NoCompletions(), models or OwnModel(), ranks)
+        return _run(prepare_run(workspace, spec, given), clock)
 
 
 def _run(run: Run, clock: PhaseClock) -> ResultEvent:
@@ -209,8 +213,8 @@ def _validate(run: Run, record: StepRecord) -> None:
 
 
 def _tell_step(run: Run, record: StepRecord) -> None:
-    if run.scorer.micro_batch_tokens != run.micro_batch_tokens:
-        run.micro_batch_tokens = run.scorer.micro_batch_tokens
+    if run.scorer.memory.micro_batch_tokens != run.micro_batch_tokens:
+        run.micro_batch_tokens = run.scorer.memory.micro_batch_tokens
         message = f"Memory ran short: micro-batches hold at most {run.micro_batch_tokens} tokens from now on."
         run.observer.emit(MessageEvent("warn", message))
     run.observer.emit(record.to_event(run.total_steps))

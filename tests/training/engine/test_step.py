@@ -139,7 +139,7 @@ def test_short_memory_halves_the_micro_batch_and_repeats_the_step() -> None:
             stepper.evaluate(ROWS, lambda _done, _total: None)
             torch.manual_seed(5)
             stepper.train(ROWS[4:], optimizer, 1, nothing)
-        results.append((weights(adapted), scorer.micro_batch_tokens))
+        results.append((weights(adapted), scorer.memory.micro_batch_tokens))
     assert results[0][1] == BUDGET
     assert results[1][1] <= 39
     for small, large in zip(results[1][0], results[0][0], strict=True):

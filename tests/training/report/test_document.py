@@ -9,6 +9,8 @@ import pytest
 
 from tests.training.builders import FACTS
 from tests.training.report.stories import HOSTILE, RIGHT, WRONG, cost, record, step_record, story, token
+from worker.training.advice import Advice
+from worker.training.building.report import BuildReport
 from worker.training.data.examples import ChatExample, CompletionExample, FunctionCall, Message, NLFTExample, ToolCall
 from worker.training.methods import METHODS
 from worker.training.preparation import Recipe
@@ -194,3 +196,38 @@ def test_settings_that_differ_are_marked() -> None:
 
 def test_it_is_the_same_bytes_for_the_same_run(tmp_path: Path) -> None:
     assert render_report(story()) == render_report(story(pinned={2: WRONG, 1: RIGHT}))
+
+
+def test_it_tells_how_the_rows_were_made_and_what_deserves_a_look() -> None:
+    report = BuildReport(
+        questions=2, responses=8, response_tokens=80, cut_off=1, base_right=2, graded=7, judged=5, right=2, wrong=5
+    )
+    advice = [
+        Advice("few_rows", "warn", "Only 7 rows & <b>no</b> more."),
+        Advice("long_references", "info", "References are long."),
+    ]
+    page = read(building=report, advice=advice)
+    for told in (
+        "The data",
+        "8 responses to 2 questions, 10 tokens on average; left out: 1 cut off at the limit.",
+        "The base model answers 25.0% right.",
+        "5 judgments written.",
+        "7 rows built: 2 right, 5 wrong.",
+        "Only 7 rows & <b>no</b> more.",
+        "References are long.",
+    ):
+        assert told in page.text, told
+    assert ("a", {"href": "#data"}) in page.tags
+
+
+def test_a_run_of_complete_rows_without_advice_has_no_section_about_the_data() -> None:
+    page = read()
+    assert "The data" not in page.text
+    assert all(attributes.get("href") != "#data" for _, attributes in page.tags)
+
+
+def test_stages_that_had_nothing_to_do_are_not_told_of() -> None:
+    page = read(building=BuildReport(graded=3, right=2, wrong=1))
+    assert "3 responses graded." in page.text
+    assert "responses to" not in page.text
+    assert "judgments written" not in page.text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from worker.training.building.parts import Rollout
 from worker.training.building.stages import Part
-from worker.training.engine.runtime import is_out_of_memory, release_memory
+from worker.training.engine.memory import is_out_of_memory, release_memory
 from worker.training.errors import DeviceOutOfMemoryError
 from worker.training.generation import Decoding, Generated, generate
 

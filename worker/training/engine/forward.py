@@ -85,6 +85,10 @@ class Forward:
         columns = zip(*((part.logprobs, part.hits, part.hidden) for part in parts), strict=True)
         return DocumentScores(*(torch.cat(column) for column in columns))
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss``, a function of log-probabilities from ``score``, to the adapter's."""
+        torch.autograd.backward(loss)
+
     def _score_pack(self, pack: Pack) -> DocumentScores:
         inputs: dict[str, Any] = {"input_ids": pack.input_ids, "use_cache": False}
         if self.packs:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from worker.training.engine.runtime import is_out_of_memory
+from worker.training.engine.memory import is_out_of_memory
 from worker.training.errors import DeviceOutOfMemoryError, RankLostError, TrainingError, TrainingInterrupted
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Ranks:
         return runtime.model_copy(update={"device": f"cuda:{self._local_rank}"})
 
     @contextmanager
-    def connected(self, environment: Mapping[str, str]) -> Iterator[None]:
+    def connected(self) -> Iterator[None]:
         """Meet the other ranks and stay connected inside the block.
 
         Raises:
@@ -102,7 +103,7 @@ class Ranks:
             torch.cuda.set_device(self._local_rank)
             backend = "cpu:gloo,cuda:nccl"
         with _losses():
-            self._store = _meet(environment, self.rank, self.size)
+            self._store = _meet(os.environ, self.rank, self.size)
             dist.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.size, timeout=_EXCHANGE)
         yield
         # Not after an error: leaving in order takes all ranks, and the end of the process cuts the connections as well.

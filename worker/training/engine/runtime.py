@@ -1,11 +1,9 @@
-"""How a process computes: threads, seeds, determinism, the state of all random generators, memory running short."""
+"""How a process computes: threads, seeds, determinism, the state of all random generators."""
 
 from __future__ import annotations
 
-import gc
 import os
 import random
-import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from worker.training.spec import RuntimeSettings
-
-_CPU_MEMORY_MESSAGES = ("not enough memory", "allocate memory")
-_CPU_TOKENS = 1024
 
 
 def configure_runtime(settings: RuntimeSettings, seed: int) -> None:
@@ -60,30 +55,3 @@ class RandomState:
         for index in range(torch.cuda.device_count()):
             if (state := self.tensors.get(f"cuda.{index}")) is not None:
                 torch.cuda.set_rng_state(state, index)
-
-
-def choose_micro_batch_tokens(settings: RuntimeSettings, device: torch.device) -> int:
-    """Return the most tokens of one forward pass: what is set, on a CPU no more than it gains from.
-
-    A core is as fast per token at a thousand tokens as at eight thousand, and a cancel is heard between passes only.
-    """
-    return min(settings.micro_batch_tokens, _CPU_TOKENS) if device.type == "cpu" else settings.micro_batch_tokens
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether ``error`` says that a device, or the machine, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _CPU_MEMORY_MESSAGES)
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory held so far: of the GPU where there is one, else of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def release_memory() -> None:
-    """Give back what the failed pass held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

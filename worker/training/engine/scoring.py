@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -13,9 +13,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from worker.training.engine.forward import DocumentScores, choose_forward
+from worker.training.engine.memory import MemoryLadder
 from worker.training.engine.packing import group_by_budget
-from worker.training.engine.runtime import is_out_of_memory, release_memory
-from worker.training.errors import DeviceOutOfMemoryError
 from worker.training.types import ScoredBatch, TokenScores
 
 if TYPE_CHECKING:
@@ -27,9 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from worker.training.engine.forward import Forward
     from worker.training.types import RenderedExample, ScoringPass, TokenSequence
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +49,14 @@ class Scorer:
 
     Args:
         adapted: The model with its adapter, in eval mode.
-        micro_batch_tokens: Most tokens of one forward pass without gradient.
+        micro_batch_tokens: Most tokens of one forward pass to begin with; ``memory`` lowers it where it must.
+        forward: How to run the model; None: the fastest way that a probe finds.
     """
 
-    def __init__(self, adapted: PeftModel, *, micro_batch_tokens: int) -> None:
-        self.micro_batch_tokens = micro_batch_tokens
+    def __init__(self, adapted: PeftModel, *, micro_batch_tokens: int, forward: Forward | None = None) -> None:
+        self.memory = MemoryLadder(adapted.device, micro_batch_tokens)
         self._adapted = adapted
-        self._forward = choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
+        self._forward = forward or choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
         self._adapter_layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
         # Only the adapter's own dropout is ever active: a frozen base keeps computing what it was trained to compute.
         self._dropouts = [
@@ -92,34 +91,9 @@ class Scorer:
         values = {name: self._place([example.rendered.values[name] for example in examples]) for name in names}
         return ScoredBatch(scores, values), hits
 
-    def fit(self, attempt: Callable[[], T], sizes: Sequence[int], start_over: Callable[[], None]) -> T:
-        """Return what ``attempt`` returns, halving ``micro_batch_tokens`` as long as memory does not suffice.
-
-        Args:
-            attempt: Scores examples in micro-batches of ``micro_batch_tokens``.
-            sizes: Tokens that each example needs at the same time.
-            start_over: Undoes what a failed attempt left behind.
-
-        Raises:
-            DeviceOutOfMemoryError: The largest example does not fit by itself.
-        """
-        while True:
-            try:
-                return attempt()
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Outside the handler: the traceback holds the tensors of the failed pass alive.
-            start_over()
-            release_memory()
-            self.micro_batch_tokens = min(self.micro_batch_tokens, sum(sizes))
-            if self.micro_batch_tokens <= max(sizes):
-                raise DeviceOutOfMemoryError(
-                    f"one example of {max(sizes)} tokens does not fit the memory of {self._adapted.device} by itself; "
-                    "shorten the rows, take a smaller base model or a larger device",
-                    "training_file",
-                )
-            self.micro_batch_tokens //= 2
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss``, a function of scores from ``score``, to the adapter's."""
+        self._forward.backward(loss)
 
     def measure(self, examples: Sequence[PreparedExample], passes: Sequence[ScoringPass]) -> ScoredBatch:
         """Return the scores of ``passes``, none of which carries gradient.
@@ -127,7 +101,7 @@ class Scorer:
         Raises:
             DeviceOutOfMemoryError: A single example does not fit the device.
         """
-        return self.fit(
+        return self.memory.fit(
             lambda: self.score(examples, passes)[0], [example.tokens(passes) for example in examples], lambda: None
         )
 
@@ -143,7 +117,7 @@ class Scorer:
         sizes = [example.tokens(cached) for example in examples]
 
         def fill() -> None:
-            for group in group_by_budget(sizes, self.micro_batch_tokens):
+            for group in group_by_budget(sizes, self.memory.micro_batch_tokens):
                 part = [examples[index] for index in group]
                 scores: dict[str, TokenScores] = {}
                 self._run(part, cached, scores, {})
@@ -152,7 +126,7 @@ class Scorer:
                 report(group.stop, len(examples))
 
         if cached and examples:
-            self.fit(fill, sizes, lambda: None)
+            self.memory.fit(fill, sizes, lambda: None)
 
     def _run(
         self,
@@ -182,7 +156,9 @@ class Scorer:
             if kind.with_grad:
                 with self._adapter_dropout():
                     return self._forward.score(documents)
-            groups = group_by_budget([len(document.input_ids) for document in documents], self.micro_batch_tokens)
+            groups = group_by_budget(
+                [len(document.input_ids) for document in documents], self.memory.micro_batch_tokens
+            )
             with torch.inference_mode():
                 parts = [self._forward.score([documents[index] for index in group]) for group in groups]
         # Copies, since autograd refuses tensors that were made in inference mode.

@@ -136,7 +136,9 @@ class Stepper:
         own = [examples[index] for index in shares[self._ranks.rank]]
 
         def run() -> _Totals:
-            totals = self._scorer.fit(lambda: self._accumulate(own, len(examples), begin), self._sizes(own), start_over)
+            totals = self._scorer.memory.fit(
+                lambda: self._accumulate(own, len(examples), begin), self._sizes(own), start_over
+            )
             return totals if self._ranks.size == 1 else totals.on_host()
 
         return _merge(shares, self._ranks.gather(run))
@@ -153,13 +155,13 @@ class Stepper:
         """
         passes = self._passes if torch.is_grad_enabled() else [replace(p, with_grad=False) for p in self._passes]
         totals = _Totals([], [], {}, [], sum(example.tokens([self._main]) for example in examples))
-        for group in group_by_budget(self._sizes(examples), self._scorer.micro_batch_tokens):
+        for group in group_by_budget(self._sizes(examples), self._scorer.memory.micro_batch_tokens):
             begin(group.start, len(examples))
             part = [examples[index] for index in group]
             batch, hits = self._scorer.score(part, passes)
             output = self._method.loss(batch, self._hyperparameters)
             if output.losses.requires_grad:
-                torch.autograd.backward(output.losses.sum() / of)
+                self._scorer.backward(output.losses.sum() / of)
             totals.add(output, hits[self._main.name])
         return totals
 

@@ -94,7 +94,9 @@ def score_sequences(scorer: Scorer, wanted: Sequence[Wanted], check: Callable[[]
             for with_hidden in (True, False):
                 kind = [w for w in wanted if (w.with_adapter, w.with_hidden) == (with_adapter, with_hidden)]
                 scoring_pass = ScoringPass(_SEQUENCE, _SEQUENCE, with_adapter=with_adapter, with_hidden=with_hidden)
-                for group in group_by_budget([len(w.sequence.input_ids) for w in kind], scorer.micro_batch_tokens):
+                for group in group_by_budget(
+                    [len(w.sequence.input_ids) for w in kind], scorer.memory.micro_batch_tokens
+                ):
                     check()
                     found |= _score(scorer, [kind[index] for index in group], scoring_pass)
     return found

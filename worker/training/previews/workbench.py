@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from worker.training.data.reader import read_rows
 from worker.training.data.rendering import ModelRenderer
 from worker.training.data.screening import check_rows
-from worker.training.engine.runtime import choose_micro_batch_tokens, configure_runtime, release_memory
+from worker.training.engine.memory import choose_micro_batch_tokens, release_memory
+from worker.training.engine.runtime import configure_runtime
 from worker.training.engine.scoring import Scorer
 from worker.training.errors import PreviewTooLargeError, SpecError
 from worker.training.explaining.explanation import Measured, plan_passes, weigh
@@ -117,7 +118,7 @@ class Workbench:
         bare = base.adapted.unload()
         base.adapted = attach_adapter(bare, settings, base_model_name=base.ref.name, seed=_SEED)
         load_adapter(base.adapted, folder)
-        base.scorer = Scorer(base.adapted, micro_batch_tokens=base.scorer.micro_batch_tokens)
+        base.scorer = Scorer(base.adapted, micro_batch_tokens=base.scorer.memory.micro_batch_tokens)
         base.adapter_digest = adapter.digest
         self._base = base
 

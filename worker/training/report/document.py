@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from worker.training.building.report import describe_grading, describe_judging, describe_rollout, describe_rows
 from worker.training.engine.step import WEIGHT_BIN
 from worker.training.report.charts import SMOOTHED, Chart, Series, draw_curves, draw_histogram, smooth
 from worker.training.report.heatmap import LEVELS, ShownExample, show_example
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from worker.training.building.report import BuildReport
     from worker.training.report.story import RunStory
     from worker.training.saliency_record import SaliencyRecord
 
@@ -56,6 +58,7 @@ def render_report(story: RunStory) -> str:
         figures=_figures(story),
         charts=_charts(story),
         examples=_examples(story),
+        building=_building(story.building),
         costs=[(cost, tell_question(cost.example)) for cost in story.costs[:_DEAREST_ROWS]],
         settings=_settings(story),
     )
@@ -87,6 +90,20 @@ def _figures(story: RunStory) -> list[tuple[str, str, str]]:
     seconds = sum(step.seconds for step in story.steps)
     found.append(("Trained tokens", f"{story.trained_tokens:,}", f"{_duration(seconds)} in optimizer steps"))
     return found
+
+
+def _building(report: BuildReport | None) -> list[str]:
+    """Return what became of the questions, a sentence for each stage that had something to do."""
+    if report is None:
+        return []
+    told = []
+    if report.responses:
+        told.append(describe_rollout(report))
+    if report.graded:
+        told.append(describe_grading(report))
+    if report.judged:
+        told.append(describe_judging(report))
+    return [*told, describe_rows(report)]
 
 
 def _duration(seconds: float) -> str:

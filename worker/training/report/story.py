@@ -10,6 +10,8 @@ from worker.training.data.examples import CompletionExample, NLFTExample
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from worker.training.advice import Advice
+    from worker.training.building.report import BuildReport
     from worker.training.data.examples import Example, Message
     from worker.training.engine.progress import StepRecord
     from worker.training.explaining.row_losses import RowCost
@@ -32,6 +34,8 @@ class RunStory:
         pinned: The followed rows by their line.
         costs: What every row cost, dearest first.
         weight_counts: Trained tokens in bins of weight; empty where all weigh the same.
+        building: What the building stages made; None where every row came complete.
+        advice: What deserves a look in the rows.
     """
 
     spec: TrainingSpec
@@ -43,6 +47,8 @@ class RunStory:
     pinned: Mapping[int, Example]
     costs: Sequence[RowCost]
     weight_counts: Sequence[int]
+    building: BuildReport | None = None
+    advice: Sequence[Advice] = ()
 
 
 def tell_turns(example: Example) -> list[tuple[str, str]]:
