@@ -24,7 +24,7 @@ say = @printf '\033[1m==>\033[0m %s\n' '$(1)'
 # A check is one line when it passes and its whole output when it does not.
 check = @printf '%-18s' '$(1)'; if output=$$($(2) 2>&1); then echo ok; else echo FAILED; echo "$$output"; exit 1; fi
 
-.PHONY: help install format check test test-all test-faults demo up clean
+.PHONY: help install format check test test-all test-faults demo up bench-api clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -76,6 +76,9 @@ demo: install ## tune a real model through the running service; METHODS="nlft su
 
 up: install ## run the service in the foreground
 	@exec $(BIN)/nlft up
+
+bench-api: install ## requests and uploads a second of the API on one core; see bench/README.md
+	@exec $(BIN)/python -m bench.api.run
 
 clean: ## remove caches, build output and the state of demo and tests; keeps .venv
 	@rm -rf .state build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

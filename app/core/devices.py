@@ -19,7 +19,7 @@ class DeviceList:
 
     @classmethod
     def parse(cls, text: str) -> "DeviceList":
-        """Return the devices of ``4`` (0 to 3), ``0,2`` or ``2,`` (those), ``GPU-8f…`` (that) or ``cpu:2`` (two places).
+        """Return the devices of ``4`` (0 to 3), ``0,2`` or ``2,`` (those), ``GPU-8f`` (that), ``cpu:2`` (two places).
 
         Raises:
             ValueError: It is none of these.

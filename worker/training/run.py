@@ -62,7 +62,6 @@ class Run:
     chronicle: Chronicle
     total_steps: int
     progress: Progress
-    micro_batch_tokens: int
     saved_step: int = 0
 
     def enter(self, phase: Phase) -> None:
@@ -140,6 +139,7 @@ def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Sur
     adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
     micro_batch_tokens = choose_micro_batch_tokens(spec.runtime, loaded.device)
     scorer = Scorer(adapted, micro_batch_tokens=micro_batch_tokens, forward=given.models.choose_forward(adapted))
+    scorer.memory.checkpoint_layers(spec.runtime.checkpointed_layers)
     chosen = recipe.hyperparameters
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
@@ -148,8 +148,8 @@ def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Sur
     state = fingerprint(spec, training_sha256)
     # Files of the run are the first rank's; the others only read the tensors of a checkpoint.
     files = {**chronicle.companions, **KeptRows.of_workspace(workspace).files} if ranks.is_first else {}
-    if scorer.limitation is not None:
-        observer.emit(MessageEvent("warn", scorer.limitation))
+    for limitation in scorer.limitations:
+        observer.emit(MessageEvent("warn", limitation))
     return Run(
         workspace=workspace,
         spec=spec,
@@ -167,6 +167,5 @@ def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Sur
         checkpointer=Checkpointer(workspace, adapted, optimizer, state, files),
         chronicle=chronicle,
         total_steps=total_steps,
-        progress=Progress(),
-        micro_batch_tokens=scorer.memory.micro_batch_tokens,
+        progress=Progress(memory=scorer.memory.rung),
     )

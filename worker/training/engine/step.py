@@ -137,7 +137,10 @@ class Stepper:
 
         def run() -> _Totals:
             totals = self._scorer.memory.fit(
-                lambda: self._accumulate(own, len(examples), begin), self._sizes(own), start_over
+                lambda: self._accumulate(own, len(examples), begin),
+                self._sizes(own),
+                start_over,
+                keeps_activations=torch.is_grad_enabled(),
             )
             return totals if self._ranks.size == 1 else totals.on_host()
 
