@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 _COUNT = re.compile(r"(cpu:)?([1-9][0-9]{0,2})")
-_NAME = re.compile(r"[A-Za-z0-9-]+")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 
 
 @dataclass(frozen=True, slots=True)
