@@ -20,7 +20,7 @@ def claim(session: Session, free: int, total: int, hint: str | None = None) -> s
     room = Room(free, total)
     lease = lifecycle.claim(session, worker="tester", lease_seconds=60, hint=hint, room=room)
     session.commit()
-    return lease and lease.job_id
+    return lease.job_id if lease else None
 
 
 def test_a_claim_says_how_many_devices_the_job_wants(session: Session, project: str) -> None:
