@@ -31,10 +31,10 @@ class KeptScores:
         workspace: The run's folder.
         base_digest: Of the base model.
         precision: What else decides the bits: number format and kind of device.
-        observer: Is told of every part that is written.
+        observer: Is told of every part that is written; None keeps nothing.
     """
 
-    def __init__(self, workspace: Path, base_digest: str, precision: str, observer: Observer) -> None:
+    def __init__(self, workspace: Path, base_digest: str, precision: str, observer: Observer | None) -> None:
         self._key = scores_key(base_digest)
         self._model = f"{base_digest} {precision}"
         self._observer = observer
@@ -55,14 +55,18 @@ class KeptScores:
 
     def keep(self, digest: str, logprobs: NDArray[np.float32]) -> None:
         """Take in the log-probabilities, float32 [n], of the text with this digest; now and then a part is written."""
-        record = ScoreRecord(self._place(digest), logprobs.astype("<f4").tobytes())
-        self._fresh.append(ScoreRecord(record.digest, record.logprobs, _check(record)))
+        if self._observer is None:
+            return
+        plain = ScoreRecord(self._place(digest), logprobs.astype("<f4").tobytes())
+        record = ScoreRecord(plain.digest, plain.logprobs, _check(plain))
+        self._known[record.digest] = record
+        self._fresh.append(record)
         if len(self._fresh) >= _PART_TEXTS:
             self.flush()
 
     def flush(self) -> None:
         """Write what was taken in since the last part, and tell of it."""
-        if not self._fresh:
+        if self._observer is None or not self._fresh:
             return
         # A number that follows from the content: jobs of a project that score at the same time do not meet.
         number = _number([record.digest for record in self._fresh])
