@@ -94,4 +94,4 @@ def _until_first_step(workspace: Path) -> Spent:
 
 def _begins_training(line: bytes) -> bool:
     event = msgspec.json.decode(line)
-    return event["type"] == "phase" and event["phase"] == "training"
+    return bool(event["type"] == "phase" and event["phase"] == "training")
