@@ -14,7 +14,6 @@ import argparse
 import csv
 import os
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -55,7 +54,7 @@ def main() -> None:
         return
     command = [sys.executable, "-m", "bench.parallel", *sys.argv[1:]]
     launch = [sys.executable, "-I", "-S", str(worker.ranks.__file__), str(options.ranks), *command]
-    sys.exit(subprocess.run(launch, env={"OMP_NUM_THREADS": "1", **os.environ}, check=False).returncode)
+    os.execve(sys.executable, launch, {"OMP_NUM_THREADS": "1", **os.environ})
 
 
 def _measure(options: argparse.Namespace) -> None:
