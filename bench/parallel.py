@@ -1,7 +1,7 @@
 """How much of two devices do two processes use? Tokens a second of N processes over N times those of one.
 
     python -m bench.parallel                       # two processes on the CPU over gloo, a thread each
-    python -m bench.parallel --point 8b --ranks 4  # on GPUs over NCCL; points as in bench.trainer
+    python -m bench.parallel --point gpu-8b --ranks 4  # on GPUs over NCCL; points as in bench.trainer
 
 Every process loads the model once. Then rounds of two steps on the same rows follow in turn: one by the first process
 while the others wait, one by all together. The ratio of wall times means something only where every process has a core
