@@ -9,7 +9,7 @@ import pytest
 from app.db.models import BaseModel
 from app.db.session import transaction
 from tests.faults.service import Request, build_request
-from tests.faults.verdict import check, result_weights, wait_for_checkpoint
+from tests.faults.verdict import check, result_weights, wait_for_checkpoint, wait_for_end
 from tests.faults.world import World
 from tests.fixtures.tiny_models import TinyModel, reference_to
 from tests.worker.scripted_jobs import read_attempts
@@ -64,10 +64,11 @@ def test_a_job_on_two_devices_survives_the_loss_of_one_of_its_processes(world: W
     world.start_worker(module="worker", worker_devices="cpu:2")
     method = {"type": "supervised", "supervised": {"hyperparameters": HYPERPARAMETERS, "n_gpus": 2}}
     job_id = create(client, Request(request_call.headers, {**request_call.body, "method": method}), "two")
-    wait_for_checkpoint(world, job_id)
+    wait_for_checkpoint(world, job_id, seconds=120)
     second = [one for one in world.trainers() if one.environ().get("RANK") == "1"]
     assert len(second) == 1
     second[0].kill()
+    wait_for_end(world, job_id, seconds=120)
     job = check(world, job_id, "succeeded")
     lost, resumed = read_attempts(world.factory, job_id)
     assert (lost.outcome, lost.exit_code, job.attempt) == ("lost", -9, 2)
