@@ -61,7 +61,7 @@ def test_killed_training_resumes_and_ends_with_the_bytes_of_an_uninterrupted_one
 @pytest.mark.slow
 def test_a_job_on_two_devices_survives_the_loss_of_one_of_its_processes(world: World, request_call: Request) -> None:
     client = world.start_api(worker_devices="cpu:2")
-    world.start_worker(module="worker", worker_devices="cpu:2")
+    world.start_worker(module="worker", worker_devices="cpu:2", stall_seconds=240.0)
     method = {"type": "supervised", "supervised": {"hyperparameters": HYPERPARAMETERS, "n_gpus": 2}}
     job_id = create(client, Request(request_call.headers, {**request_call.body, "method": method}), "two")
     wait_for_checkpoint(world, job_id, seconds=120)
