@@ -3,14 +3,17 @@
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 
 _SECRET_NAME = re.compile(r"(authorization|api_?key|pepper|password|secret|token)$", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"\bnlft_[0-9A-Za-z]{8}_[0-9A-Za-z]+|(?<=://)[^/@\s]+(?=@)")
 _REDACTED = "[redacted]"
+_LINE = "finished_line"
 
 
 def configure_logging(level: str = "INFO") -> None:
@@ -55,13 +58,29 @@ class _StandardError(logging.Handler):
     """Writes to whatever ``sys.stderr`` is at that moment: it may be redirected after logging was configured."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        line = getattr(record, _LINE, None)
+        sys.stderr.write((self.format(record) if line is None else line) + "\n")
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return the logger of module ``name``."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
+
+
+def log_plainly(name: str, fields: Mapping[str, Any]) -> None:
+    """Log an ``info`` line of the same form, some ten times as fast: for what is written with every request.
+
+    ``fields`` are JSON-compatible and none of them is named like a secret; context variables are not added.
+    """
+    logger = logging.getLogger(name)
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    line = msgspec.json.encode({**fields, "level": "info", "logger": name, "timestamp": now}).decode()
+    record = logger.makeRecord(name, logging.INFO, "", 0, fields["event"], (), None)
+    setattr(record, _LINE, _SECRET_TEXT.sub(_REDACTED, line))
+    logger.handle(record)
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

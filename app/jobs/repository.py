@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import Select, func, literal, select
+from sqlalchemy import Row, Select, func, literal, select
 from sqlalchemy.orm import Session
 
-from app.core.pagination import PageQuery, fetch_after
+from app.core.pagination import PageQuery
 from app.db.models.checkpoint import Checkpoint
 from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
 from app.db.models.idempotency_key import IdempotencyKey
 from app.db.models.job_event import JobEvent
+from app.jobs.wire import JOB_COLUMNS
 
 
 def find_job(session: Session, project_id: str, job_id: str) -> FineTuningJob | None:
@@ -21,14 +23,16 @@ def find_job(session: Session, project_id: str, job_id: str) -> FineTuningJob | 
 
 def list_jobs(
     session: Session, project_id: str, query: PageQuery, *, metadata: Mapping[str, str] | None, without_metadata: bool
-) -> list[FineTuningJob]:
-    """Return the project's jobs, newest first, with one beyond the page; ``metadata`` pairs must all match."""
-    statement = select(FineTuningJob).where(FineTuningJob.project_id == project_id)
+) -> Sequence[Row[Any]]:
+    """Return ``JOB_COLUMNS`` of the project's jobs, newest first, one beyond the page; ``metadata`` must all match."""
+    statement = select(*JOB_COLUMNS).where(FineTuningJob.project_id == project_id)
     if without_metadata:
         statement = statement.where(FineTuningJob.job_metadata.is_(None))
     if metadata:
         statement = statement.where(FineTuningJob.job_metadata.contains(dict(metadata)))
-    return fetch_after(session, statement, FineTuningJob.id, query)
+    if query.after is not None:
+        statement = statement.where(FineTuningJob.id < query.after)
+    return session.execute(statement.order_by(FineTuningJob.id.desc()).limit(query.limit + 1)).all()
 
 
 def list_events(session: Session, job_id: str, *, before: int | None, limit: int) -> Sequence[JobEvent]:

@@ -10,7 +10,8 @@ from app.adapters.schemas import ArtifactList
 from app.completions.configuration import Endpoints
 from app.core.errors import ConflictError, InvalidRequestError, NotFoundError, RateLimitError
 from app.core.logging import get_logger
-from app.core.pagination import Page, PageQuery, build_page
+from app.core.pagination import Page, PageQuery, build_document, build_page
+from app.db.base import Json
 from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
 from app.jobs import deduplication, lifecycle, repository
 from app.jobs.creation import build_job
@@ -18,7 +19,7 @@ from app.jobs.deduplication import CreateAttempt
 from app.jobs.filters import read_filter
 from app.jobs.prediction import predict_job, report_on_data
 from app.jobs.publication import tuned_model_name
-from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventRead, JobCreate, JobQuery, JobRead
+from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventRead, JobCreate, JobQuery
 from app.jobs.snapshots import SnapshotQuery, list_records
 from app.jobs.wire import read_checkpoint, read_event, read_job
 from app.queue import JobQueue
@@ -83,7 +84,7 @@ def get_job(session: Session, project_id: str, job_id: str) -> FineTuningJob:
     return job
 
 
-def list_jobs(session: Session, project_id: str, query: JobQuery) -> Page[JobRead]:
+def list_jobs(session: Session, project_id: str, query: JobQuery) -> Json:
     """Return a page of the project's jobs, newest first.
 
     Raises:
@@ -91,7 +92,7 @@ def list_jobs(session: Session, project_id: str, query: JobQuery) -> Page[JobRea
     """
     wanted = read_filter(query)
     jobs = repository.list_jobs(session, project_id, query, metadata=wanted.pairs, without_metadata=wanted.is_absent)
-    return build_page([read_job(job) for job in jobs], limit=query.limit)
+    return build_document([read_job(job) for job in jobs], limit=query.limit)
 
 
 def cancel_job(session: Session, project_id: str, job_id: str) -> FineTuningJob:

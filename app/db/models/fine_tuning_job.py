@@ -111,3 +111,9 @@ class FineTuningJob(Base):
     started_at: Mapped[Timestamp | None]
     finished_at: Mapped[Timestamp | None]
     estimated_finish: Mapped[Timestamp | None]
+
+    @property
+    def base_model_digest(self) -> str:
+        """Hexadecimal sha256 that pins the base model's files."""
+        digest: str = self.spec["base_model"]["digest"]
+        return digest
