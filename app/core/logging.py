@@ -13,7 +13,7 @@ import structlog
 _SECRET_NAME = re.compile(r"(authorization|api_?key|pepper|password|secret|token)$", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"\bnlft_[0-9A-Za-z]{8}_[0-9A-Za-z]+|(?<=://)[^/@\s]+(?=@)")
 _REDACTED = "[redacted]"
-_LINE = "finished_line"
+_SECRET_MARKS = ("nlft_", "://")  # what every secret text holds
 
 
 def configure_logging(level: str = "INFO") -> None:
@@ -58,8 +58,7 @@ class _StandardError(logging.Handler):
     """Writes to whatever ``sys.stderr`` is at that moment: it may be redirected after logging was configured."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = getattr(record, _LINE, None)
-        sys.stderr.write((self.format(record) if line is None else line) + "\n")
+        sys.stderr.write(self.format(record) + "\n")
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
@@ -73,14 +72,17 @@ def log_plainly(name: str, fields: Mapping[str, Any]) -> None:
 
     ``fields`` are JSON-compatible and none of them is named like a secret; context variables are not added.
     """
-    logger = logging.getLogger(name)
-    if not logger.isEnabledFor(logging.INFO):
+    if not logging.getLogger(name).isEnabledFor(logging.INFO):
         return
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     line = msgspec.json.encode({**fields, "level": "info", "logger": name, "timestamp": now}).decode()
-    record = logger.makeRecord(name, logging.INFO, "", 0, fields["event"], (), None)
-    setattr(record, _LINE, _SECRET_TEXT.sub(_REDACTED, line))
-    logger.handle(record)
+    if any(mark in line for mark in _SECRET_MARKS):
+        line = _SECRET_TEXT.sub(_REDACTED, line)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _StandardError):
+            sys.stderr.write(line + "\n")
+        else:
+            handler.handle(logging.LogRecord(name, logging.INFO, "", 0, line, (), None))
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

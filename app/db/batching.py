@@ -10,15 +10,15 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 Load = Callable[[Sequence[Key]], Mapping[Key, Value]]
 
-_THREADS = 2
 _MOST_KEYS = 100
+_PAUSE_SECONDS = 0.002
 
 
 class BatchedReads(Generic[Key, Value]):
     """Values by key; whoever asks while a statement is under way shares the next one.
 
     A statement starts after everybody who shares it has asked, so nobody sees a state older than the own question.
-    Alone, a reader waits for nobody.
+    Alone, a reader waits for nobody; behind a batch of several, the next one collects for two milliseconds.
 
     Args:
         load: Called in a thread with up to a hundred keys; keys without a value are left out of its answer.
@@ -26,7 +26,7 @@ class BatchedReads(Generic[Key, Value]):
 
     def __init__(self, load: Load[Key, Value]) -> None:
         self._load = load
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="batched-reads")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="batched-reads")
         self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue[Key, Value]] = WeakKeyDictionary()
 
     async def get(self, key: Key) -> Value | None:
@@ -49,20 +49,20 @@ class _Queue(Generic[Key, Value]):
         self._load = load
         self._executor = executor
         self._waiting: list[tuple[Key, asyncio.Future[Value | None]]] = []
-        self._idle_threads = _THREADS
+        self._is_busy = False
 
     def add(self, loop: asyncio.AbstractEventLoop, key: Key) -> asyncio.Future[Value | None]:
         future: asyncio.Future[Value | None] = loop.create_future()
         self._waiting.append((key, future))
-        if self._idle_threads:
-            self._idle_threads -= 1
+        if not self._is_busy:
+            self._is_busy = True
             loop.call_soon(self._start, loop)  # whoever is served in this turn of the loop comes along
         return future
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         batch, self._waiting = self._waiting[:_MOST_KEYS], self._waiting[_MOST_KEYS:]
         if not batch:
-            self._idle_threads += 1
+            self._is_busy = False
             return
         running = loop.run_in_executor(self._executor, self._load, list(dict.fromkeys(key for key, _ in batch)))
         running.add_done_callback(lambda done: self._finish(loop, batch, done))
@@ -83,4 +83,7 @@ class _Queue(Generic[Key, Value]):
                 future.set_exception(error)
             else:
                 future.set_result(done.result().get(key))
-        self._start(loop)
+        if len(batch) > 1:
+            loop.call_later(_PAUSE_SECONDS, self._start, loop)
+        else:
+            self._start(loop)

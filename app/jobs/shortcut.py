@@ -7,6 +7,7 @@ framework, so that nothing about errors, documentation or authentication is said
 
 import re
 
+import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -56,5 +57,5 @@ class JobShortcut:
         scope.setdefault("state", {})["key"] = key
         try:
             return await self._documents.find(key.project_id, wanted[1])
-        except SQLAlchemyError:
+        except (SQLAlchemyError, psycopg.Error):
             return None  # the long way asks again and says what is wrong
