@@ -45,7 +45,9 @@ def create_job(
     attempt = deduplication.identify(
         key.project_id, body, idempotency_key=idempotency_key, retry_count=x_stainless_retry_count
     )
-    job = service.create_job(session, attempt, body, endpoints=endpoints, max_queued_jobs=settings.max_queued_jobs)
+    job = service.create_job(
+        session, store, attempt, body, endpoints=endpoints, max_queued_jobs=settings.max_queued_jobs
+    )
     attach_prediction(session, store, job)
     answer = _answer(read_job(job))
     service.announce(session, queue, job)

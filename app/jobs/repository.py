@@ -66,12 +66,10 @@ def lock_creation(session: Session, project_id: str) -> None:
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"create-job:{project_id}", 0))))
 
 
-def count_queued(session: Session, project_id: str) -> int:
-    """Return how many jobs of the project wait for a worker."""
-    statement = select(func.count()).where(
-        FineTuningJob.project_id == project_id, FineTuningJob.status == JobStatus.QUEUED
-    )
-    return session.scalars(statement).one()
+def count_queued(session: Session, project_id: str, *, most: int) -> int:
+    """Return how many jobs of the project wait for a worker; counting ends at ``most``."""
+    queued = select(literal(1)).where(FineTuningJob.project_id == project_id, FineTuningJob.status == JobStatus.QUEUED)
+    return session.scalars(select(func.count()).select_from(queued.limit(most).subquery())).one()
 
 
 def find_idempotency_key(session: Session, project_id: str, key: str) -> IdempotencyKey | None:

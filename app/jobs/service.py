@@ -17,7 +17,7 @@ from app.jobs import deduplication, lifecycle, repository
 from app.jobs.creation import build_job
 from app.jobs.deduplication import CreateAttempt
 from app.jobs.filters import read_filter
-from app.jobs.prediction import predict_job, report_on_data
+from app.jobs.prediction import predict_job, recall_prediction, report_on_data
 from app.jobs.publication import tuned_model_name
 from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventRead, JobCreate, JobQuery
 from app.jobs.snapshots import SnapshotQuery, list_records
@@ -29,7 +29,13 @@ _LOG = get_logger(__name__)
 
 
 def create_job(
-    session: Session, attempt: CreateAttempt, body: JobCreate, *, endpoints: Endpoints, max_queued_jobs: int
+    session: Session,
+    store: BlobStore,
+    attempt: CreateAttempt,
+    body: JobCreate,
+    *,
+    endpoints: Endpoints,
+    max_queued_jobs: int,
 ) -> FineTuningJob:
     """Return the job that ``body`` asks for, committed: a new one, or the one that an earlier arrival has made.
 
@@ -44,6 +50,7 @@ def create_job(
     if job is None:
         job = build_job(session, attempt, body, endpoints)
         _check_quota(session, attempt.project_id, max_queued_jobs)
+        job.prediction = recall_prediction(session, store, job)
         lifecycle.submit(session, job)
         deduplication.remember(session, attempt, job)
     session.commit()
@@ -160,7 +167,7 @@ def _require_place(place: int | None, after: str) -> int:
 
 
 def _check_quota(session: Session, project_id: str, max_queued_jobs: int) -> None:
-    if repository.count_queued(session, project_id) >= max_queued_jobs:
+    if repository.count_queued(session, project_id, most=max_queued_jobs) >= max_queued_jobs:
         raise RateLimitError(
             f"This project already has {max_queued_jobs} queued jobs; wait for one to start or cancel one."
         )
