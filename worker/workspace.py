@@ -99,7 +99,8 @@ def _digest(session: Session, file_id: str) -> str:
 def _spec(job: FineTuningJob, settings: Settings) -> TrainingSpec:
     spec = TrainingSpec.model_validate(job.spec)
     threads = settings.worker_threads or max(1, (os.cpu_count() or 1) // settings.worker_slots)
-    return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"threads": threads})})
+    runtime = {"threads": threads, "checkpointed_layers": settings.worker_checkpointed_layers}
+    return spec.model_copy(update={"runtime": spec.runtime.model_copy(update=runtime)})
 
 
 def _fetch_resume_point(

@@ -70,6 +70,9 @@ class Settings(BaseSettings):
 
     worker_slots: int = Field(1, gt=0, description="Jobs that one worker process runs at a time.")
     worker_threads: int | None = Field(None, gt=0, description="CPU threads of one trainer; default: cores / slots.")
+    worker_checkpointed_layers: int = Field(
+        0, ge=0, description="Decoder layers that trainers compute again in the backward pass: slower, in less memory."
+    )
     preview_seconds: float = Field(120.0, gt=0, description="Longest computation of one saliency preview.")
     preview_idle_seconds: float = Field(
         600.0, gt=0, description="How long a worker keeps the base model of the last saliency preview loaded."

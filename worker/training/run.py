@@ -60,7 +60,6 @@ class Run:
     chronicle: Chronicle
     total_steps: int
     progress: Progress
-    micro_batch_tokens: int
     saved_step: int = 0
 
     def enter(self, phase: Phase) -> None:
@@ -113,6 +112,7 @@ def prepare_run(
     adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
     micro_batch_tokens = choose_micro_batch_tokens(spec.runtime, loaded.device)
     scorer = Scorer(adapted, micro_batch_tokens=micro_batch_tokens, forward=models.choose_forward(adapted))
+    scorer.memory.checkpoint_layers(spec.runtime.checkpointed_layers)
     chosen = recipe.hyperparameters
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
@@ -120,8 +120,8 @@ def prepare_run(
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
     state = fingerprint(spec, training_sha256)
     companions = {**chronicle.companions, **KeptRows.of_workspace(workspace).files}
-    if scorer.limitation is not None:
-        observer.emit(MessageEvent("warn", scorer.limitation))
+    for limitation in scorer.limitations:
+        observer.emit(MessageEvent("warn", limitation))
     return Run(
         workspace=workspace,
         spec=spec,
@@ -138,6 +138,5 @@ def prepare_run(
         checkpointer=Checkpointer(workspace, adapted, optimizer, state, companions),
         chronicle=chronicle,
         total_steps=total_steps,
-        progress=Progress(),
-        micro_batch_tokens=scorer.memory.micro_batch_tokens,
+        progress=Progress(memory=scorer.memory.rung),
     )

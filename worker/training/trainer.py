@@ -75,6 +75,9 @@ def train(
             run.chronicle.begin(run.scorer, observer)
         else:
             generators.restore()
+            # Not before the scores were filled in: they, too, must come out as in the run that was stopped.
+            if run.progress.memory is not None:
+                run.scorer.memory.descend_to(run.progress.memory)
         _train(run)
     accuracy_after = _evaluate_generation(run, "after")
     return _export(run, accuracy_after, clock)
@@ -174,10 +177,9 @@ def _validate(run: Run, record: StepRecord) -> None:
 
 
 def _tell_step(run: Run, record: StepRecord) -> None:
-    if run.scorer.memory.micro_batch_tokens != run.micro_batch_tokens:
-        run.micro_batch_tokens = run.scorer.memory.micro_batch_tokens
-        message = f"Memory ran short: micro-batches hold at most {run.micro_batch_tokens} tokens from now on."
-        run.observer.emit(MessageEvent("warn", message))
+    if run.scorer.memory.rung != run.progress.memory:
+        run.progress.memory = run.scorer.memory.rung
+        run.observer.emit(MessageEvent("warn", f"Memory ran short: {run.scorer.memory.describe()} from now on."))
     run.observer.emit(record.to_event(run.total_steps))
 
 

@@ -93,7 +93,10 @@ class Stepper:
 
         try:
             totals = self._scorer.memory.fit(
-                lambda: self._accumulate(examples, lambda _: check()), self._sizes(examples), start_over
+                lambda: self._accumulate(examples, lambda _: check()),
+                self._sizes(examples),
+                start_over,
+                keeps_activations=True,
             )
         except TrainingInterrupted:
             start_over()
