@@ -1,5 +1,6 @@
 """Structured logs: one JSON object a line on standard error, with secrets redacted and context variables bound."""
 
+import json
 import logging
 import re
 import sys
@@ -7,7 +8,6 @@ from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import structlog
 
 _SECRET_NAME = re.compile(r"(authorization|api_?key|pepper|password|secret|token)$", re.IGNORECASE)
@@ -75,7 +75,7 @@ def log_plainly(name: str, fields: Mapping[str, Any]) -> None:
     if not logging.getLogger(name).isEnabledFor(logging.INFO):
         return
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    line = msgspec.json.encode({**fields, "level": "info", "logger": name, "timestamp": now}).decode()
+    line = json.dumps({**fields, "level": "info", "logger": name, "timestamp": now})
     if any(mark in line for mark in _SECRET_MARKS):
         line = _SECRET_TEXT.sub(_REDACTED, line)
     for handler in logging.getLogger().handlers:

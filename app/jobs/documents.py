@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 import msgspec
 from sqlalchemy import Connection, Engine, any_, bindparam, select
@@ -62,8 +63,9 @@ class JobDocuments:
         return found
 
     def _find(self, connection: Connection, job_ids: list[str]) -> dict[JobKey, bytes]:
-        with connection.connection.cursor() as cursor:
-            versions: list[Version] = cursor.execute(_VERSIONS, [job_ids]).fetchall()
+        with closing(connection.connection.cursor()) as cursor:
+            cursor.execute(_VERSIONS, [job_ids])
+            versions: list[Version] = [(row[0], row[1], row[2], row[3]) for row in cursor.fetchall()]
         # By project too: a batch holds the questions of several.
         found = {version[:2]: self._built.get(version) for version in versions}
         missing = [version for version in versions if found[version[:2]] is None]

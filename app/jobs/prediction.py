@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.core.logging import get_logger
@@ -66,8 +67,18 @@ _memories: WeakKeyDictionary[BlobStore, _Memory] = WeakKeyDictionary()
 
 
 def recall_prediction(session: Session, store: BlobStore, job: FineTuningJob) -> Json | None:
-    """Return what ``predict_job`` would, if it was asked the same lately; reads no file, so it may run under a lock."""
-    return _memory(store).prediction(_key(session, job))
+    """Return what ``predict_job`` would, if it was asked the same lately; reads no file, so it may run under a lock.
+
+    Raises:
+        SQLAlchemyError: The database failed; nothing else keeps a job from being created.
+    """
+    try:
+        return _memory(store).prediction(_key(session, job))
+    except SQLAlchemyError:
+        raise
+    except Exception as error:  # noqa: BLE001 - as below
+        _LOG.warning("no prediction", job_id=job.id, error=type(error).__name__)
+        return None
 
 
 def attach_prediction(session: Session, store: BlobStore, job: FineTuningJob) -> None:
