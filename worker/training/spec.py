@@ -214,4 +214,5 @@ class TrainingSpec(SpecModel):
     saliency: SaliencySettings = SaliencySettings()
     has_validation_file: bool = False
     seed: int = Field(0, ge=0, le=2**31 - 1)
+    n_gpus: int = Field(1, ge=1, description="Devices that train together, one process on each.")
     runtime: RuntimeSettings = RuntimeSettings()
