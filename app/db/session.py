@@ -18,7 +18,7 @@ def build_engine(settings: Settings) -> Engine:
     return create_engine(
         url,
         pool_size=settings.database_pool_size,
-        max_overflow=settings.database_pool_size,
+        max_overflow=0,  # a connection beyond the pool is closed after use; to open one costs more than any request
         pool_pre_ping=True,
         pool_timeout=5,
         json_deserializer=msgspec.json.decode,
