@@ -6,6 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.bench-installed
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input install --constraint constraints.txt
 
 # The first interpreter that is new enough.
@@ -17,6 +18,9 @@ endif
 TEST_PROCESSES ?= 2
 METHODS ?= nlft
 FAULT_RUNS ?= 20
+REPEATS ?= 5
+BENCH_OPTIONS = --repeats $(REPEATS) $(if $(POINTS),--points $(POINTS)) $(if $(VARIANTS),--variants $(VARIANTS)) \
+	$(if $(RESULTS),--results $(RESULTS))
 FAULT_TESTS := tests/faults tests/worker
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
 
@@ -24,7 +28,7 @@ say = @printf '\033[1m==>\033[0m %s\n' '$(1)'
 # A check is one line when it passes and its whole output when it does not.
 check = @printf '%-18s' '$(1)'; if output=$$($(2) 2>&1); then echo ok; else echo FAILED; echo "$$output"; exit 1; fi
 
-.PHONY: help install format check test test-all test-faults demo up clean
+.PHONY: help install format check test test-all test-faults demo up bench-api bench-trainer clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -71,11 +75,22 @@ test-faults: install ## the fault tests, FAULT_RUNS times in a row
 		echo "run $$run of $(FAULT_RUNS)"; $(PYTEST) -q -n $(TEST_PROCESSES) $(FAULT_TESTS) || exit 1; \
 	done
 
+$(BENCH_STAMP): $(STAMP)
+	$(call say,installing the peers that the trainer is measured against)
+	@$(PIP) --editable '.[bench]'
+	@touch $(BENCH_STAMP)
+
+bench-trainer: $(BENCH_STAMP) ## the trainer against its peers and the machine's limit; REPEATS, POINTS, VARIANTS
+	@OMP_NUM_THREADS=1 $(BIN)/python -m bench.trainer.run $(BENCH_OPTIONS)
+
 demo: install ## tune a real model through the running service; METHODS="nlft supervised" compares
 	@exec $(BIN)/python -m examples.demo $(METHODS)
 
 up: install ## run the service in the foreground
 	@exec $(BIN)/nlft up
+
+bench-api: install ## requests and uploads a second of the API on one core; see bench/README.md
+	@exec $(BIN)/python -m bench.api.run
 
 clean: ## remove caches, build output and the state of demo and tests; keeps .venv
 	@rm -rf .state build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

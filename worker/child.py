@@ -22,6 +22,7 @@ LOG_TAIL_BYTES = 16 << 10
 KILL_SECONDS = 10.0
 _CHUNK_BYTES = 64 << 10
 _LAUNCHER = Path(__file__).with_name("launch.py")
+_RANKS = Path(__file__).with_name("ranks.py")
 _PACKAGE_ROOT = Path(__file__).parents[1]
 _PASSED_ON = frozenset({"HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TZ", "USER"})
 _PASSED_ON_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_", "ROCR_", "HIP_")
@@ -47,6 +48,12 @@ def build_environment(source: Mapping[str, str], *, threads: int, scratch: Path)
         "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": str(scratch),
     }
+
+
+def several(command: Sequence[str], count: int) -> tuple[str, ...]:
+    """Return the command that runs ``command`` as ``count`` processes of one run."""
+    launch = () if count == 1 else (sys.executable, "-I", "-S", str(_RANKS), str(count))
+    return (*launch, *command)
 
 
 class Child:

@@ -20,11 +20,13 @@ from app.jobs import checkpoints, lifecycle
 from app.jobs.attempts import AttemptRecord, JobError, RetryPolicy
 from app.jobs.checkpoints import ResumePoint
 from app.jobs.leases import Lease, LeaseLostError
+from app.jobs.lifecycle import Room
 from app.storage import BlobDigestError, BlobNotFoundError
 from worker import patience, publishing, supervision
 from worker.adapter_check import BadOutputError
 from worker.answering import AnswerDesk
 from worker.context import WorkerContext
+from worker.devices import Held, offer_devices
 from worker.outcomes import UNEXPECTED, Outcome, Verdict, classify
 from worker.previews.runs import run_next
 from worker.progress import ProgressBoard
@@ -55,21 +57,31 @@ def run_available(context: WorkerContext, hint: str | None = None) -> int:
             if run_next(context):
                 attempts += 1
                 continue
-            lease = _claim(context, hint)
-            if lease is None:
+            claimed = _claim(context, hint)
+            if claimed is None:
                 break
             pass_failpoint("after_claim")
-            context.previews.make_room()
-            Attempt(context, lease, slot).run()
+            lease, held = claimed
+            try:
+                context.previews.make_room()
+                Attempt(context, lease, slot, held).run()
+            finally:
+                held.release()
             attempts, hint = attempts + 1, None
     return attempts
 
 
-def _claim(context: WorkerContext, hint: str | None) -> Lease | None:
+def _claim(context: WorkerContext, hint: str | None) -> tuple[Lease, Held] | None:
+    """Claim a job together with its devices."""
+    settings = context.settings
     try:
-        with transaction(context.factory) as session:
-            seconds = context.settings.lease_seconds
-            return lifecycle.claim(session, worker=context.name, lease_seconds=seconds, hint=hint)
+        with offer_devices(settings.workspaces, settings.devices) as offer:
+            room = Room(offer.free, offer.total)
+            with transaction(context.factory) as session:
+                lease = lifecycle.claim(
+                    session, worker=context.name, lease_seconds=settings.lease_seconds, hint=hint, room=room
+                )
+            return None if lease is None else (lease, offer.take(lease.n_gpus))
     except SQLAlchemyError as error:
         # Had the claim been committed and its reply lost, its lease runs out and the reaper takes it back.
         _LOG.warning("could not claim", error=type(error).__name__)
@@ -79,10 +91,11 @@ def _claim(context: WorkerContext, hint: str | None) -> Lease | None:
 class Attempt:
     """One attempt of one job, from claim to its last transaction."""
 
-    def __init__(self, context: WorkerContext, lease: Lease, slot: Slot) -> None:
+    def __init__(self, context: WorkerContext, lease: Lease, slot: Slot, devices: Held) -> None:
         self._context = context
         self._lease = lease
         self._slot = slot
+        self._devices = devices
         self._logger = _LOG.bind(job_id=lease.job_id, attempt=lease.attempt)
         self._board = ProgressBoard()
         self._keeper = LeaseKeeper(context, lease, self._board)
@@ -127,7 +140,7 @@ class Attempt:
         desk = AnswerDesk(self._context.endpoints, ledger)
         watch = Watch(self._context, self._keeper, self._board, reporter, desk)
         try:
-            end = supervision.train(watch, workspace, self._slot)
+            end = supervision.train(watch, workspace, self._slot, self._devices)
         finally:
             reporter.close()
         outcome = classify(end)

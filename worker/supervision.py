@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from app.core.devices import visible_devices
 from app.core.logging import get_logger
 from app.core.settings import Settings
 from worker.answering import AnswerDesk
-from worker.child import Child, build_environment
+from worker.child import Child, build_environment, several
 from worker.context import WorkerContext
+from worker.devices import Held
 from worker.outcomes import ChildEnd, StopReason
 from worker.progress import ProgressBoard
 from worker.renewal import LeaseKeeper
@@ -94,14 +96,15 @@ class Watch:
         return settings.stall_seconds * (1 if self.board.has_stepped() else _FIRST_STEP_FACTOR)
 
 
-def train(watch: Watch, workspace: Workspace, slot: Slot) -> ChildEnd:
+def train(watch: Watch, workspace: Workspace, slot: Slot, devices: Held) -> ChildEnd:
     """Run the child in ``workspace`` until it and its whole group are dead. Blocks the thread that owns the child."""
     scratch = workspace.folder / SCRATCH_DIR
+    environment = build_environment(os.environ, threads=workspace.threads, scratch=scratch)
     child = Child.start(
-        watch.context.child_command,
+        several(watch.context.child_command, workspace.n_gpus),
         workspace=workspace.folder,
-        environment=build_environment(os.environ, threads=workspace.threads, scratch=scratch),
-        inherited=(slot.descriptor,),
+        environment=environment | visible_devices(devices.names),
+        inherited=(slot.descriptor, *devices.descriptors),
     )
     try:
         while not child.has_exited():

@@ -51,13 +51,15 @@ class Workspace:
         folder: Where everything lies.
         project_id: Whose the job is.
         resume: The checkpoint it goes on from, if any.
-        threads: CPU threads that its trainer may use.
+        threads: CPU threads that each process of its trainer may use.
+        n_gpus: Devices, and so processes, of its trainer.
     """
 
     folder: Path
     project_id: str
     resume: ResumePoint | None
     threads: int
+    n_gpus: int
 
 
 def prepare(context: WorkerContext, lease: Lease, folder: Path) -> Workspace:
@@ -81,7 +83,7 @@ def prepare(context: WorkerContext, lease: Lease, folder: Path) -> Workspace:
         leases.lock(session, lease)
         attempt = update(JobAttempt).where(JobAttempt.job_id == lease.job_id, JobAttempt.attempt == lease.attempt)
         session.execute(attempt.values(resume_step=resume.step if resume else None))
-    return Workspace(folder, inputs.project_id, resume, inputs.spec.runtime.threads)
+    return Workspace(folder, inputs.project_id, resume, inputs.spec.runtime.threads, inputs.spec.n_gpus)
 
 
 def _read_inputs(session: Session, lease: Lease, settings: Settings) -> Inputs:
@@ -98,8 +100,9 @@ def _digest(session: Session, file_id: str) -> str:
 
 def _spec(job: FineTuningJob, settings: Settings) -> TrainingSpec:
     spec = TrainingSpec.model_validate(job.spec)
-    threads = settings.worker_threads or max(1, (os.cpu_count() or 1) // settings.worker_slots)
-    return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"threads": threads})})
+    threads = settings.worker_threads or max(1, (os.cpu_count() or 1) // (settings.worker_slots * spec.n_gpus))
+    runtime = {"threads": threads, "checkpointed_layers": settings.worker_checkpointed_layers}
+    return spec.model_copy(update={"runtime": spec.runtime.model_copy(update=runtime)})
 
 
 def _fetch_resume_point(

@@ -1,12 +1,24 @@
 """``nlft serve``: one API process, as ``nlft up`` and the container image run it."""
 
 import socket
-from typing import Annotated
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import typer
 import uvicorn
 
 _GRACE_SECONDS = 10
+SERVER_OPTIONS: Mapping[str, Any] = MappingProxyType(
+    {
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+        "timeout_graceful_shutdown": _GRACE_SECONDS,
+    }
+)
+"""What uvicorn is configured with wherever the API is served; address and application come on top."""
 
 
 def serve(
@@ -15,17 +27,7 @@ def serve(
     fd: Annotated[int | None, typer.Option(hidden=True, help="Listening socket inherited from the parent.")] = None,
 ) -> None:
     """Serve the HTTP API in the foreground; settings come from the environment."""
-    config = uvicorn.Config(
-        "app.main:create_app",
-        factory=True,
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
+    config = uvicorn.Config("app.main:create_app", factory=True, host=host, port=port, **SERVER_OPTIONS)
     inherited = None if fd is None else [socket.socket(fileno=fd)]
     uvicorn.Server(config).run(inherited)
 

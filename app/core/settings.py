@@ -3,8 +3,10 @@
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.core.devices import DeviceList
 
 
 class Settings(BaseSettings):
@@ -69,7 +71,18 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
     worker_slots: int = Field(1, gt=0, description="Jobs that one worker process runs at a time.")
+    worker_devices: str = Field(
+        "",
+        description="Devices that jobs get: a count (`4`), a list (`0,2`), ids, or places on the CPU (`cpu:2`). A name "
+        "that stands twice is shared by two jobs. Unset: each job takes one, whatever its trainer finds.",
+    )
+    max_gpus_per_job: int | None = Field(
+        None, gt=0, description="Most devices a job may ask for; default: as many as NLFT_WORKER_DEVICES names."
+    )
     worker_threads: int | None = Field(None, gt=0, description="CPU threads of one trainer; default: cores / slots.")
+    worker_checkpointed_layers: int = Field(
+        0, ge=0, description="Decoder layers that trainers compute again in the backward pass: slower, in less memory."
+    )
     preview_seconds: float = Field(120.0, gt=0, description="Longest computation of one saliency preview.")
     preview_idle_seconds: float = Field(
         600.0, gt=0, description="How long a worker keeps the base model of the last saliency preview loaded."
@@ -101,6 +114,22 @@ class Settings(BaseSettings):
     max_failed_attempts: int = Field(1, ge=1, description="Attempts that may fail in the child before the job fails.")
     checkpoints_kept: int = Field(2, ge=1, description="Resumable checkpoints kept while a job runs.")
     blob_grace_seconds: float = Field(172_800.0, gt=0, description="Age at which an unreferenced blob is deleted.")
+
+    @field_validator("worker_devices")
+    @classmethod
+    def _check_devices(cls, value: str) -> str:
+        DeviceList.parse(value)
+        return value
+
+    @property
+    def devices(self) -> DeviceList:
+        """What ``worker_devices`` names."""
+        return DeviceList.parse(self.worker_devices)
+
+    @property
+    def most_gpus(self) -> int:
+        """The most devices that a job may ask for."""
+        return self.max_gpus_per_job or self.devices.total
 
     @property
     def workspaces(self) -> Path:

@@ -1,16 +1,40 @@
-"""Which queued job is next."""
+"""Which queued job is next.
 
-from sqlalchemy import ColumnElement, case, func, literal, select
+A host passes over jobs that want more devices than it has in all. A job that it could run but for devices that are
+busy is not overtaken on it: no claim succeeds there until enough are free, so a stream of small jobs cannot starve a
+large one. A hint jumps the queue only where nobody waits like that.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, and_, case, exists, func, literal, select
 from sqlalchemy.orm import aliased
 
 from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
 
 
-def next_eligible(hint: str | None) -> ColumnElement[str]:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Devices of the host that asks for a job: ``free`` now, of ``total``."""
+
+    free: int = 1
+    total: int = 1
+
+
+def next_eligible(hint: str | None, room: Room) -> ColumnElement[str]:
     """Return a locking subquery of one job id: the hinted job, else the next by priority, project load and age.
 
-    Rows that another transaction has locked are skipped, so concurrent claims never wait for each other.
+    The job may want more than is free. Rows that another transaction has locked are skipped, so concurrent claims
+    never wait for each other.
     """
+    waiting = aliased(FineTuningJob)
+    is_somebody_waiting = exists().where(
+        waiting.status == JobStatus.QUEUED,
+        waiting.not_before <= func.now(),
+        waiting.cancel_requested_at.is_(None),
+        waiting.n_gpus > room.free,
+        waiting.n_gpus <= room.total,
+    )
     running = aliased(FineTuningJob)
     busy = (
         select(running.project_id, func.count().label("jobs"))
@@ -25,9 +49,10 @@ def next_eligible(hint: str | None) -> ColumnElement[str]:
             FineTuningJob.status == JobStatus.QUEUED,
             FineTuningJob.not_before <= func.now(),
             FineTuningJob.cancel_requested_at.is_(None),
+            FineTuningJob.n_gpus <= room.total,
         )
         .order_by(
-            case((FineTuningJob.id == literal(hint), 0), else_=1),
+            case((and_(FineTuningJob.id == literal(hint), ~is_somebody_waiting), 0), else_=1),
             FineTuningJob.priority.desc(),
             func.coalesce(busy.c.jobs, 0),
             FineTuningJob.created_at,

@@ -14,7 +14,7 @@ from app.db.models.fine_tuning_job import FineTuningJob
 from app.jobs.building import resolve_building
 from app.jobs.deduplication import CreateAttempt
 from app.jobs.inputs import JobInputs, find_inputs
-from app.jobs.resolution import ResolvedMethod, read_method, resolve_method
+from app.jobs.resolution import RequestedMethod, ResolvedMethod, read_method, resolve_method
 from app.jobs.schemas import JobCreate
 from worker.training.methods.auto import RunFacts
 from worker.training.spec import BaseModelRef, BuildingSettings, MixtureSettings, TrainingSpec
@@ -23,8 +23,12 @@ _SEEDS = 2**31
 _LONGEST_SUFFIX = 64
 
 
-def build_job(session: Session, attempt: CreateAttempt, body: JobCreate, endpoints: Endpoints) -> FineTuningJob:
+def build_job(
+    session: Session, attempt: CreateAttempt, body: JobCreate, endpoints: Endpoints, *, most_gpus: int
+) -> FineTuningJob:
     """Return a job that is not in the database yet; its input files stay locked until the transaction ends.
+
+    ``most_gpus`` is how many devices the operator's workers have for one job.
 
     Raises:
         InvalidRequestError: A file, the base model or a setting is unfit; ``param`` names it.
@@ -32,6 +36,7 @@ def build_job(session: Session, attempt: CreateAttempt, body: JobCreate, endpoin
     """
     requested = read_method(body)
     _refuse_integrations(body)
+    _refuse_too_many_gpus(requested, most_gpus)
     suffix = _safe_suffix(body.suffix)
     inputs = find_inputs(session, attempt.project_id, body, requested.method)
     building = resolve_building(requested, inputs.training_file, endpoints)
@@ -51,6 +56,7 @@ def build_job(session: Session, attempt: CreateAttempt, body: JobCreate, endpoin
         seed=seed,
         job_metadata=body.metadata,
         method=resolved.to_json(),
+        n_gpus=resolved.n_gpus,
         auto=resolved.auto,
         integrations=body.integrations,
         spec=_freeze(job_id, seed, inputs, resolved).model_dump(mode="json"),
@@ -72,7 +78,16 @@ def _freeze(job_id: str, seed: int, inputs: JobInputs, resolved: ResolvedMethod)
         saliency=resolved.saliency,
         has_validation_file=inputs.validation_file is not None,
         seed=seed,
+        n_gpus=resolved.n_gpus,
     )
+
+
+def _refuse_too_many_gpus(requested: RequestedMethod, most_gpus: int) -> None:
+    wanted = requested.settings.n_gpus or 1
+    if wanted > most_gpus:
+        param = f"{requested.block}.n_gpus"
+        message = f"'{param}' is {wanted}, but a job can have at most {most_gpus} of this server's devices."
+        raise InvalidRequestError(message, param=param, code="invalid_value")
 
 
 def _facts(inputs: JobInputs, building: BuildingSettings | None) -> RunFacts:

@@ -44,7 +44,7 @@ def create_job(
     attempt = deduplication.identify(
         key.project_id, body, idempotency_key=idempotency_key, retry_count=x_stainless_retry_count
     )
-    job = service.create_job(session, attempt, body, endpoints=endpoints, max_queued_jobs=settings.max_queued_jobs)
+    job = service.create_job(session, attempt, body, endpoints=endpoints, settings=settings)
     attach_prediction(session, store, job)
     answer = read_job(job)
     service.announce(session, queue, job)
@@ -53,10 +53,16 @@ def create_job(
 
 @router.post("/v1/fine_tuning/jobs/estimate")
 def estimate_job(
-    body: JobCreate, key: JobsWriter, *, session: DbSession, endpoints: ModelEndpoints, store: Store
+    body: JobCreate,
+    key: JobsWriter,
+    *,
+    session: DbSession,
+    settings: RequestSettings,
+    endpoints: ModelEndpoints,
+    store: Store,
 ) -> EstimateRead:
     """Say what a job made from this body would take, and what its rows look like; creates nothing."""
-    return service.estimate_job(session, store, key.project_id, body, endpoints=endpoints)
+    return service.estimate_job(session, store, key.project_id, body, endpoints=endpoints, settings=settings)
 
 
 @router.get("/v1/fine_tuning/jobs")

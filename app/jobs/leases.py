@@ -22,11 +22,12 @@ class LeaseLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a worker holds after a claim; every later write is fenced by it."""
+    """What a worker holds after a claim; every later write is fenced by it. ``n_gpus`` is what the job wants."""
 
     job_id: str
     attempt: int
     token: uuid.UUID
+    n_gpus: int = 1
 
 
 @dataclass(frozen=True, slots=True)

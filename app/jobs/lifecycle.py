@@ -24,7 +24,7 @@ from app.db.models.fine_tuning_job import TERMINAL, FineTuningJob, JobStatus
 from app.db.models.job_attempt import JobAttempt
 from app.jobs import attempts, leases, publication
 from app.jobs.attempts import AttemptRecord, JobError, RetryPolicy
-from app.jobs.claims import next_eligible
+from app.jobs.claims import Room, next_eligible
 from app.jobs.dispatch import mark_dispatched
 from app.jobs.events import append_event
 from app.jobs.leases import Lease, LeaseLostError, renew, seconds_from_now
@@ -38,6 +38,7 @@ __all__ = [
     "Lease",
     "LeaseLostError",
     "RetryPolicy",
+    "Room",
     "append_event",
     "cancelled",
     "claim",
@@ -60,6 +61,8 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.FAILED: frozenset(),
     JobStatus.CANCELLED: frozenset(),
 }
+
+_ONE_DEVICE = Room()
 
 
 def submit(session: Session, job: FineTuningJob) -> None:
@@ -105,10 +108,13 @@ def request_cancel(session: Session, project_id: str, job_id: str) -> FineTuning
     return job
 
 
-def claim(session: Session, *, worker: str, lease_seconds: float, hint: str | None = None) -> Lease | None:
+def claim(
+    session: Session, *, worker: str, lease_seconds: float, hint: str | None = None, room: Room = _ONE_DEVICE
+) -> Lease | None:
     """Take the hinted job if it can be claimed, else the next eligible one; return None when there is none.
 
-    Next is: highest priority, then the project with the fewest running jobs, then the oldest.
+    Next is: highest priority, then the project with the fewest running jobs, then the oldest. When that one wants more
+    devices than ``room`` has free, none is taken: see ``claims``.
     """
     changes = {
         "attempt": FineTuningJob.attempt + 1,
@@ -119,14 +125,14 @@ def claim(session: Session, *, worker: str, lease_seconds: float, hint: str | No
         "started_at": func.coalesce(FineTuningJob.started_at, func.now()),
         "phase": "preparing",
     }
-    eligible = (FineTuningJob.id == next_eligible(hint),)
+    eligible = (FineTuningJob.id == next_eligible(hint, room), FineTuningJob.n_gpus <= room.free)
     job = _move(session, JobStatus.QUEUED, JobStatus.RUNNING, eligible, changes)
     if job is None or job.lease_token is None:
         return None
     session.add(JobAttempt(job_id=job.id, attempt=job.attempt, worker=worker))
     message = "Fine-tuning job started." if job.attempt == 1 else f"Fine-tuning job restarted (attempt {job.attempt})."
     append_event(session, job.id, attempt=job.attempt, level="info", message=message)
-    return Lease(job.id, job.attempt, job.lease_token)
+    return Lease(job.id, job.attempt, job.lease_token, job.n_gpus)
 
 
 def succeed(session: Session, lease: Lease, result: JobResult, record: AttemptRecord) -> bool:

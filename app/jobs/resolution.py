@@ -47,6 +47,7 @@ class ResolvedMethod:
     auto: Json = field(default_factory=dict)
     building: BuildingSettings | None = None
     saliency: SaliencySettings = field(default_factory=SaliencySettings)
+    n_gpus: int = 1
 
     @property
     def values(self) -> Json:
@@ -61,6 +62,7 @@ class ResolvedMethod:
             "adapter": self.adapter.model_dump(mode="json"),
             "evaluation": self.evaluation.model_dump(mode="json"),
             "saliency": self.saliency.model_dump(mode="json"),
+            "n_gpus": self.n_gpus,
             **(self.building.model_dump(mode="json") if self.building else {}),
         }
         return {"type": self.name, self.name: settings}
@@ -115,6 +117,7 @@ def resolve_method(requested: RequestedMethod, facts: RunFacts, *, is_validated:
         settings.evaluation or EvaluationSettings(),
         auto,
         saliency=settings.saliency or SaliencySettings(),
+        n_gpus=settings.n_gpus or 1,
     )
 
 

@@ -58,6 +58,7 @@ class MethodSettings(SpecModel):
     adapter: LoraSettings | None = None
     evaluation: EvaluationSettings | None = None
     saliency: SaliencySettings | None = None
+    n_gpus: Annotated[int, Field(ge=1)] | None = None
     rollout: RolloutSettings | None = None
     grader: RowGrader | None = None
     pass_threshold: float | None = None

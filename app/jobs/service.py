@@ -11,6 +11,7 @@ from app.completions.configuration import Endpoints
 from app.core.errors import ConflictError, InvalidRequestError, NotFoundError, RateLimitError
 from app.core.logging import get_logger
 from app.core.pagination import Page, PageQuery, build_page
+from app.core.settings import Settings
 from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
 from app.jobs import deduplication, lifecycle, repository
 from app.jobs.creation import build_job
@@ -28,7 +29,7 @@ _LOG = get_logger(__name__)
 
 
 def create_job(
-    session: Session, attempt: CreateAttempt, body: JobCreate, *, endpoints: Endpoints, max_queued_jobs: int
+    session: Session, attempt: CreateAttempt, body: JobCreate, *, endpoints: Endpoints, settings: Settings
 ) -> FineTuningJob:
     """Return the job that ``body`` asks for, committed: a new one, or the one that an earlier arrival has made.
 
@@ -36,13 +37,13 @@ def create_job(
         InvalidRequestError: A file, the base model or a setting is unfit; ``param`` names it.
         NotFoundError: There is no such base model.
         ConflictError: The idempotency key was used with another body.
-        RateLimitError: The project has ``max_queued_jobs`` queued jobs.
+        RateLimitError: The project has as many queued jobs as ``settings`` allow.
     """
     repository.lock_creation(session, attempt.project_id)
     job = deduplication.find_first_job(session, attempt)
     if job is None:
-        job = build_job(session, attempt, body, endpoints)
-        _check_quota(session, attempt.project_id, max_queued_jobs)
+        job = build_job(session, attempt, body, endpoints, most_gpus=settings.most_gpus)
+        _check_quota(session, attempt.project_id, settings.max_queued_jobs)
         lifecycle.submit(session, job)
         deduplication.remember(session, attempt, job)
     session.commit()
@@ -50,7 +51,7 @@ def create_job(
 
 
 def estimate_job(
-    session: Session, store: BlobStore, project_id: str, body: JobCreate, *, endpoints: Endpoints
+    session: Session, store: BlobStore, project_id: str, body: JobCreate, *, endpoints: Endpoints, settings: Settings
 ) -> EstimateRead:
     """Return what a job made from ``body`` would take; nothing is stored.
 
@@ -59,7 +60,7 @@ def estimate_job(
         NotFoundError: There is no such base model.
     """
     attempt = deduplication.identify(project_id, body, idempotency_key=None, retry_count=None)
-    job = build_job(session, attempt, body, endpoints)
+    job = build_job(session, attempt, body, endpoints, most_gpus=settings.most_gpus)
     estimate = EstimateRead(
         model=job.model,
         method=job.method,

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BASE = "base"
+SEEDS: tuple[int, ...] = (0, 1, 2, 3, 4)
+# Settings are chosen on these: other questions, measured on the validation problems.
+VALIDATION_SEEDS = (5, 6, 7)
 ADAPTER = LoraSettings(r=16, alpha=16, target_modules=["gate_proj", "up_proj", "down_proj"])
 _PAPER_ADAPTER = ADAPTER.model_copy(update={"dropout": 0.05})
 
@@ -62,12 +65,13 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Arms to show side by side, each compared with ``against`` problem by problem."""
+    """Arms to show side by side on data ``seeds``, each compared with ``against`` problem by problem."""
 
     name: str
     title: str
     arms: tuple[str, ...]
     against: str
+    seeds: tuple[int, ...] = SEEDS
 
 
 SCHEDULE: Mapping[str, Any] = MappingProxyType(
@@ -135,6 +139,9 @@ _ALL = (
     _nlft("nlft_k4_balanced", "balanced_rollouts", rollouts=4),
     _nlft("nlft_k4_prefix", rollouts=4, **PREFIX),
     _nlft("nlft_references_and_wrong_prefix", "references_and_wrong", **PREFIX),
+    _nlft("nlft_k4_refused_2", rollouts=4, refused_exponent=2.0),
+    _nlft("nlft_final_answer_refused_2", "rollouts_final_answer", refused_exponent=2.0),
+    _nlft("nlft_references_and_wrong_refused_2", "references_and_wrong", refused_exponent=2.0),
     _nlft("nlft_refused_1", refused_exponent=1.0),
     _nlft("nlft_refused_2", refused_exponent=2.0),
     _nlft("nlft_refused_0", refused_exponent=0.0),
@@ -202,6 +209,13 @@ TABLES: Mapping[str, Table] = MappingProxyType(
                 against="supervised_right",
             ),
             Table(
+                "choice",
+                "To choose by: validation problems, other questions; 50 questions, one rollout each",
+                ("supervised_right", "nlft", "nlft_refused_1", "nlft_refused_2"),
+                against="nlft",
+                seeds=VALIDATION_SEEDS,
+            ),
+            Table(
                 "ablations",
                 "NLFT with one setting changed, 50 questions, one rollout each",
                 (
@@ -240,4 +254,3 @@ QUEUE: tuple[tuple[str, ...], ...] = (
     ("nlft_k4", "supervised_right_k4"),
     ("nlft_final_answer", "nlft_references", "nlft_references_and_wrong"),
 )
-SEEDS = (0, 1, 2, 3, 4)

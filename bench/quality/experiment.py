@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench.quality.answering import grade, load_for_answers
-from bench.quality.arms import SCHEDULE, TABLES, Arm
+from bench.quality.arms import SCHEDULE, TABLES, VALIDATION_SEEDS, Arm
 from bench.quality.base import WarmUp, target_problems
 from bench.quality.plan import plan, repeat
-from bench.quality.problems import exam_problems, training_problems
+from bench.quality.problems import exam_problems, training_problems, validation_problems
 from bench.quality.recorder import Recorder
 from bench.quality.rollouts import draw_rollouts
 from bench.quality.rows import BUILDERS
@@ -41,6 +41,11 @@ def make_rows(arm: Arm, base: BaseModelRef, seed: int) -> list[Row]:
     return BUILDERS[arm.rows]([one for one in judged if one.problem.question in asked])
 
 
+def measured_on(seed: int) -> list[Problem]:
+    """Return the problems that results of data seed ``seed`` are measured on."""
+    return validation_problems() if seed in VALIDATION_SEEDS else exam_problems()
+
+
 def run(arm: Arm, base: BaseModelRef, seed: int) -> tuple[Record, list[dict[str, Any]], dict[str, Any]]:
     """Return the record of one run, its answers, and what else is worth keeping."""
     workspace = WORK / "workspaces" / f"{arm.name}-{seed}"
@@ -50,7 +55,7 @@ def run(arm: Arm, base: BaseModelRef, seed: int) -> tuple[Record, list[dict[str,
     if arm.method:
         adapter = train_arm(arm, base, seed, workspace=workspace, rows=rows, recorder=recorder)
     trained = time.process_time()
-    problems = exam_problems()
+    problems = measured_on(seed)
     answers = grade(load_for_answers(base, adapter), problems)
     answered = time.process_time()
     shutil.rmtree(workspace, ignore_errors=True)

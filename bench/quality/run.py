@@ -70,20 +70,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=TABLES, help="the arms of this table")
     parser.add_argument("--arms", help="names of arms, separated by commas")
-    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="data seeds, separated by commas")
+    parser.add_argument("--seeds", help="data seeds, separated by commas; default: those of the table")
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)
     make_base(WarmUp())
-    groups = QUEUE
+    groups, seeds = QUEUE, SEEDS
     if options.table:
-        groups = (TABLES[options.table].arms,)
+        groups, seeds = (TABLES[options.table].arms,), TABLES[options.table].seeds
     if options.arms:
         groups = (tuple(options.arms.split(",")),)
     unknown = [name for group in groups for name in group if name not in ARMS]
     if unknown:
         sys.exit(f"no such arm: {', '.join(unknown)}; there are {', '.join(ARMS)}")
-    seeds = [int(seed) for seed in options.seeds.split(",")]
+    if options.seeds:
+        seeds = tuple(int(seed) for seed in options.seeds.split(","))
     work_off(order(groups, seeds), reference_to(BASE_MODEL), Store(RESULTS, WORK))
     _tell("done")
 

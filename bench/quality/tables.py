@@ -52,7 +52,7 @@ class Line:
 def lines_of(table: Table, records: Sequence[Record]) -> list[Line]:
     """Return a line for each arm of ``table`` that has records."""
     by_arm: dict[str, dict[int, Record]] = {}
-    for record in records:
+    for record in (one for one in records if one.seed in table.seeds):
         by_arm.setdefault(record.arm, {})[record.seed] = record
     return [_line(name, by_arm, table.against) for name in table.arms if name in by_arm]
 

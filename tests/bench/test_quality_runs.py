@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bench.quality import experiment, run, tables
-from bench.quality.arms import ARMS, BASE, TABLES, Arm
+from bench.quality.arms import ARMS, BASE, SEEDS, TABLES, VALIDATION_SEEDS, Arm
 from bench.quality.problems import TARGET, draw
 from bench.quality.rollouts import Rollout
 from bench.quality.store import Record, Store
@@ -149,3 +149,17 @@ def test_a_run_is_the_same_alone_and_after_another(
     assert alone[2] == after[2]
     assert (alone[0].rows, alone[0].right_rows, alone[0].steps) == ((4, 1, 2) if name == "nlft" else (1, 1, 2))
     assert len(alone[0].answers) == 4
+
+
+def test_settings_are_chosen_on_other_problems_than_they_are_tested_on() -> None:
+    tested = {problem.question for seed in SEEDS for problem in experiment.measured_on(seed)}
+    chosen_by = {problem.question for seed in VALIDATION_SEEDS for problem in experiment.measured_on(seed)}
+    assert len(tested) >= 300
+    assert chosen_by
+    assert not tested & chosen_by
+
+
+def test_tables_do_not_mix_what_was_chosen_by_with_what_was_tested() -> None:
+    records = [record(ARMS[name], seed) for name in ("nlft", "nlft_refused_2") for seed in (0, 1, 5)]
+    seeds = {name: tables.lines_of(TABLES[name], records)[0].accuracies.keys() for name in ("ablations", "choice")}
+    assert seeds == {"ablations": {0, 1}, "choice": {5}}

@@ -1,18 +1,23 @@
 """A run that was stopped and continued ends with the very bytes of one that was not."""
 
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.fixtures.tiny_models import TinyModel
 from tests.training.builders import RecordingObserver, make_workspace, sum_rows
+from worker.training.engine.forward import DocumentScores, Forward
 from worker.training.errors import CheckpointError, TrainingStopped
-from worker.training.events import CheckpointEvent, EvaluationEvent, MetricsEvent
+from worker.training.events import CheckpointEvent, EvaluationEvent, MessageEvent, MetricsEvent
 from worker.training.observer import NullObserver
 from worker.training.spec import EvaluationSettings, LoraSettings, RuntimeSettings, TrainingSpec
 from worker.training.trainer import train
+from worker.training.types import TokenSequence
 
 EVERYTHING = {"scoring": "online", "hindsight_weight": 1.0, "cluster": "similarity", "early_stopping_patience": 5}
 RUNS: dict[str, dict[str, Any]] = {
@@ -30,11 +35,13 @@ def begin(folder: Path, model: Path, run: dict[str, Any]) -> TrainingSpec:
     return make_workspace(folder, model, sum_rows(10), sum_rows(3), hyperparameters=chosen, **fields)
 
 
-def stop_and_continue(folder: Path, model: Path, run: dict[str, Any], after_step: int) -> RecordingObserver:
+def stop_and_continue(
+    folder: Path, model: Path, run: dict[str, Any], after_step: int, memory: AbstractContextManager[None] | None = None
+) -> RecordingObserver:
     first, second = folder / "first", folder / "second"
     spec = begin(first, model, run)
     observer = RecordingObserver(after_step=after_step)
-    with pytest.raises(TrainingStopped):
+    with memory or nullcontext(), pytest.raises(TrainingStopped):
         train(first, spec, observer)
     last = observer.of(CheckpointEvent)[-1]
     assert last.step == after_step
@@ -105,3 +112,30 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path, tiny_model: TinyM
     )
     with pytest.raises(CheckpointError):
         train(tmp_path, other, NullObserver())
+
+
+@contextmanager
+def short_memory(tokens: int) -> Iterator[None]:
+    """Let every forward pass with gradient of more than ``tokens`` run out of memory."""
+    score = Forward.score
+
+    def refuse(forward: Forward, documents: Sequence[TokenSequence]) -> DocumentScores:
+        if not torch.is_inference_mode_enabled() and sum(len(document.input_ids) for document in documents) > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return score(forward, documents)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Forward, "score", refuse)
+        yield
+
+
+def test_a_resumed_run_knows_that_memory_ran_short(tmp_path: Path, tiny_model: TinyModel) -> None:
+    run, straight = RUNS["supervised with dropout"], tmp_path / "straight"
+    spec = begin(straight, tiny_model(), run)
+    observer = RecordingObserver()
+    with short_memory(60):
+        train(straight, spec, observer)
+    assert any("Memory ran short" in event.message for event in observer.of(MessageEvent))
+    stop_and_continue(tmp_path, tiny_model(), run, 3, memory=short_memory(60))
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "second/outputs" / name).read_bytes() == (straight / "outputs" / name).read_bytes()

@@ -78,7 +78,9 @@ def file_id(project_id: str) -> str:
     return ids.FILE + project_id.removeprefix(ids.PROJECT)
 
 
-def submit_job(session: Session, project_id: str, script: dict[str, Any] | None = None, *, priority: int = 0) -> str:
+def submit_job(
+    session: Session, project_id: str, script: dict[str, Any] | None = None, *, priority: int = 0, n_gpus: int = 1
+) -> str:
     """Insert a job that runs ``script``; the caller commits."""
     job_id = ids.new_id(ids.JOB)
     spec = TrainingSpec(
@@ -86,6 +88,7 @@ def submit_job(session: Session, project_id: str, script: dict[str, Any] | None 
         base_model=BaseModelRef(name=BASE_MODEL, path="/nowhere", digest="d" * 64),
         method="scripted",
         hyperparameters=script or {},
+        n_gpus=n_gpus,
     )
     job = FineTuningJob(
         id=job_id,
@@ -98,6 +101,7 @@ def submit_job(session: Session, project_id: str, script: dict[str, Any] | None 
         spec=spec.model_dump(mode="json"),
         request_digest="",
         priority=priority,
+        n_gpus=n_gpus,
     )
     lifecycle.submit(session, job)
     return job_id

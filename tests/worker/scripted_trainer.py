@@ -33,7 +33,8 @@ from worker.training.events import (
 
 WORKSPACE = Path(sys.argv[1])
 SCRIPT: dict[str, Any] = json.loads((WORKSPACE / "spec.json").read_text())["hyperparameters"]
-EVENTS = int(os.environ[EVENTS_FD])
+RANK = os.environ.get("RANK", "")
+EVENTS = int(os.environ.get(EVENTS_FD, "-1"))
 asked: list[bytes] = []
 
 
@@ -53,9 +54,13 @@ def tell_settings() -> None:
         emit(SettingsEvent(**SCRIPT["settings"]))
 
 
-def misbehave() -> None:
+def note_environment() -> None:
     if SCRIPT.get("environment"):
-        (WORKSPACE.parent / "environment.json").write_text(json.dumps(dict(os.environ)))
+        (WORKSPACE.parent / f"environment{RANK}.json").write_text(json.dumps(dict(os.environ)))
+
+
+def misbehave() -> None:
+    note_environment()
     if SCRIPT.get("grandchild"):
         grandchild = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
         (WORKSPACE.parent / "grandchild.pid").write_text(str(grandchild.pid))
@@ -148,6 +153,9 @@ def save_outputs(state: bytes) -> None:
 
 
 def main() -> None:
+    if EVENTS < 0:  # of several processes, one that speaks to nobody
+        note_environment()
+        return
     threading.Thread(target=listen, daemon=True).start()
     time.sleep(SCRIPT.get("slow_start", 0))
     misbehave()

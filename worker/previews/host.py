@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from app.core.devices import visible_devices
 from app.core.logging import get_logger
 from app.core.settings import Settings
 from worker.child import Child, build_environment
@@ -180,7 +181,8 @@ class PreviewHost:
         self._child = Child.start(
             self._command,
             workspace=folder.path,
-            environment=build_environment(os.environ, threads=threads, scratch=folder.path / SCRATCH_DIR),
+            environment=build_environment(os.environ, threads=threads, scratch=folder.path / SCRATCH_DIR)
+            | visible_devices(self._settings.devices.names[:1]),
             inherited=(folder.descriptor,),
         )
         return self._child, folder

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from transformers.utils import logging as transformers_logging
 
 from worker.training.completions import Completions
+from worker.training.engine.parallel import ALONE, Ranks
 from worker.training.errors import (
     BaseModelError,
     DatasetError,
@@ -33,8 +34,8 @@ from worker.training.errors import (
 )
 from worker.training.events import ErrorEvent
 from worker.training.model.gguf_import import import_model
-from worker.training.observer import Observer
-from worker.training.parent_link import ParentLink
+from worker.training.observer import NullObserver, Observer
+from worker.training.parent_link import ParentLink, ignore_signals
 from worker.training.previews.link import PreviewLink
 from worker.training.previews.server import serve
 from worker.training.spec import SPEC_FILE, TrainingSpec
@@ -49,20 +50,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     transformers_logging.disable_progress_bar()
     if options.command == "run":
-        link = ParentLink.from_environment(os.environ)
-        return run(options.workspace, link, link)
+        ranks = Ranks.from_environment(os.environ)
+        if ranks.is_first:
+            link = ParentLink.from_environment(os.environ)
+            return run(options.workspace, link, link, ranks)
+        ignore_signals()
+        return run(options.workspace, NullObserver(), ranks=ranks)
     if options.command == "preview":
         return serve(options.workspace, PreviewLink.from_environment(os.environ))
     return _import(options.source, options.cache, options.name)
 
 
-def run(workspace: Path, observer: Observer, completions: Completions | None = None) -> int:
+def run(workspace: Path, observer: Observer, completions: Completions | None = None, ranks: Ranks = ALONE) -> int:
     """Train what ``workspace`` describes, report every outcome to ``observer`` and return the exit status.
 
-    ``completions`` reaches the endpoints that the run's grader and judge may ask.
+    ``completions`` reaches the endpoints that the run's grader and judge may ask; ``ranks`` are the processes that
+    train it together.
     """
     try:
-        observer.emit(train(workspace, load_spec(workspace), observer, completions))
+        observer.emit(train(workspace, load_spec(workspace), observer, completions, ranks=ranks))
     except TrainingInterrupted as interruption:
         return interruption.exit_code
     except TrainingError as error:

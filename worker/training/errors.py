@@ -8,6 +8,7 @@
     ├── DeviceOutOfMemoryError     exit 12  ``out_of_memory``
     ├── NonFiniteLossError         exit 10  ``non_finite_loss``
     ├── StageError                 exit 10  ``rollout_failed``, ``grading_failed``, ``judging_failed``
+    ├── RankLostError              exit 1   ``rank_lost``
     └── CheckpointError            exit 1   ``invalid_checkpoint``
 
 Two more exits are no errors and not in this tree:
@@ -130,6 +131,12 @@ class StageError(TrainingError):
         super().__init__(message, param)
         self.args = (code, message, param)
         self.code = code  # type: ignore[misc]  # the one error whose code depends on where it happened
+
+
+class RankLostError(TrainingError):
+    """One of the processes of a run is gone, so the others cannot go on."""
+
+    code = "rank_lost"
 
 
 class CheckpointError(TrainingError):

@@ -144,6 +144,12 @@ class ParentLink:
         signal.signal(number, signal.SIG_DFL)
 
 
+def ignore_signals() -> None:
+    """Leave it to the process that speaks for all to hear that a run should end."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def kill_own_group() -> None:
     """Kill this process, and with it every process of its group when it leads one."""
     if os.getpgrp() == os.getpid():

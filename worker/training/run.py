@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from worker.training.completions import Completions
     from worker.training.engine.forward import Forward
+    from worker.training.engine.parallel import Ranks
     from worker.training.observer import Observer
     from worker.training.spec import BaseModelRef, RuntimeSettings, TrainingSpec
 
@@ -46,6 +47,7 @@ class Run:
 
     workspace: Path
     spec: TrainingSpec
+    ranks: Ranks
     observer: Observer
     pulse: Pulse
     loaded: LoadedModel
@@ -60,7 +62,6 @@ class Run:
     chronicle: Chronicle
     total_steps: int
     progress: Progress
-    micro_batch_tokens: int
     saved_step: int = 0
 
     def enter(self, phase: Phase) -> None:
@@ -91,53 +92,80 @@ class OwnModel:
         """Leave it to the engine."""
 
 
-def prepare_run(
-    workspace: Path,
-    spec: TrainingSpec,
-    observer: Observer,
-    *,
-    completions: Completions,
-    models: ModelSource,
-) -> Run:
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a run is given besides its workspace and spec: who hears of it, who helps, and who takes part."""
+
+    observer: Observer
+    completions: Completions
+    models: ModelSource
+    ranks: Ranks
+
+
+def prepare_run(workspace: Path, spec: TrainingSpec, given: Surroundings) -> Run:
     """Load the model, read and build the rows, and put the run together.
+
+    Rows are read, built and rendered by the first of the ``ranks``, which hands them to the others.
 
     Raises:
         TrainingError: The run cannot be done; see ``errors`` for the kinds.
     """
-    rows = read_training_rows(workspace, spec)
-    loaded = models.load(spec.base_model, spec.runtime)
+    observer, ranks = given.observer, given.ranks
+    raw = ranks.on_first(lambda: read_training_rows(workspace, spec))
+    loaded = ranks.agree(lambda: given.models.load(spec.base_model, ranks.settings(spec.runtime)))
     renderer = ModelRenderer(loaded.tokenizer)
-    rows = build_rows(workspace, spec, loaded, renderer, rows, observer=observer, completions=completions)
-    recipe = choose_recipe(spec, loaded, rows, observer)
-    data = prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows, observer=observer)
+    rows = ranks.on_first(
+        lambda: build_rows(workspace, spec, loaded, renderer, raw, observer=observer, completions=given.completions)
+    )
+    recipe = ranks.agree(lambda: choose_recipe(spec, loaded, rows, observer))
+    data = ranks.on_first(lambda: prepare_data(workspace, spec, loaded, recipe, renderer, rows=rows, observer=observer))
+    parts = _Parts(loaded, renderer, recipe, data)
+    return ranks.agree(lambda: _put_together(workspace, spec, parts, given))
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a run is put together from: the base model, its renderer, how to train, and the rows."""
+
+    loaded: LoadedModel
+    renderer: ModelRenderer
+    recipe: Recipe
+    data: PreparedData
+
+
+def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Surroundings) -> Run:
+    observer, ranks = given.observer, given.ranks
+    loaded, recipe, data = parts.loaded, parts.recipe, parts.data
     adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
     micro_batch_tokens = choose_micro_batch_tokens(spec.runtime, loaded.device)
-    scorer = Scorer(adapted, micro_batch_tokens=micro_batch_tokens, forward=models.choose_forward(adapted))
+    scorer = Scorer(adapted, micro_batch_tokens=micro_batch_tokens, forward=given.models.choose_forward(adapted))
+    scorer.memory.checkpoint_layers(spec.runtime.checkpointed_layers)
     chosen = recipe.hyperparameters
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
     chronicle = Chronicle(workspace, spec, recipe, data, loaded.tokenizer)
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
     state = fingerprint(spec, training_sha256)
-    companions = {**chronicle.companions, **KeptRows.of_workspace(workspace).files}
-    if scorer.limitation is not None:
-        observer.emit(MessageEvent("warn", scorer.limitation))
+    # Files of the run are the first rank's; the others only read the tensors of a checkpoint.
+    files = {**chronicle.companions, **KeptRows.of_workspace(workspace).files} if ranks.is_first else {}
+    for limitation in scorer.limitations:
+        observer.emit(MessageEvent("warn", limitation))
     return Run(
         workspace=workspace,
         spec=spec,
+        ranks=ranks,
         observer=observer,
         pulse=Pulse(observer),
         loaded=loaded,
-        renderer=renderer,
+        renderer=parts.renderer,
         recipe=recipe,
         data=data,
         adapted=adapted,
         scorer=scorer,
-        stepper=Stepper(scorer, recipe.method, chosen),
+        stepper=Stepper(scorer, recipe.method, chosen, ranks),
         optimizer=optimizer,
-        checkpointer=Checkpointer(workspace, adapted, optimizer, state, companions),
+        checkpointer=Checkpointer(workspace, adapted, optimizer, state, files),
         chronicle=chronicle,
         total_steps=total_steps,
-        progress=Progress(),
-        micro_batch_tokens=scorer.memory.micro_batch_tokens,
+        progress=Progress(memory=scorer.memory.rung),
     )

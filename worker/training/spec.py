@@ -193,6 +193,9 @@ class RuntimeSettings(SpecModel):
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Base weights; the adapter is float32.")
     threads: int = Field(1, ge=1, description="CPU threads.")
     micro_batch_tokens: int = Field(8192, ge=1, description="Most tokens in one packed forward pass.")
+    checkpointed_layers: int = Field(
+        0, ge=0, description="Decoder layers computed again in the backward pass: slower, in less memory."
+    )
     checkpoint_steps: int = Field(0, ge=0, description="Optimizer steps between checkpoints; 0: once per epoch.")
     deterministic: bool = Field(True, description="Bit-identical resume on the same machine.")
 
@@ -211,4 +214,5 @@ class TrainingSpec(SpecModel):
     saliency: SaliencySettings = SaliencySettings()
     has_validation_file: bool = False
     seed: int = Field(0, ge=0, le=2**31 - 1)
+    n_gpus: int = Field(1, ge=1, description="Devices that train together, one process on each.")
     runtime: RuntimeSettings = RuntimeSettings()

@@ -14,9 +14,10 @@ from worker.training.building.kept_rows import KeptRows
 from worker.training.completions import NoCompletions
 from worker.training.engine.export import export_outputs
 from worker.training.engine.memory import peak_memory_bytes
+from worker.training.engine.parallel import ALONE, share_out
 from worker.training.engine.runtime import configure_runtime
 from worker.training.errors import TrainingStopped
-from worker.training.evaluation import evaluate_generation
+from worker.training.evaluation import GenerationResult, evaluate_generation
 from worker.training.events import (
     CheckpointEvent,
     EvaluationEvent,
@@ -24,7 +25,7 @@ from worker.training.events import (
     PhaseEvent,
     ResultEvent,
 )
-from worker.training.run import OwnModel, Run, prepare_run
+from worker.training.run import OwnModel, Run, Surroundings, prepare_run
 from worker.training.spec import RESUME_DIR
 from worker.training.usage import PhaseClock, measure_usage
 
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from worker.training.completions import Completions
+    from worker.training.engine.parallel import Ranks
     from worker.training.engine.progress import StepRecord
     from worker.training.engine.runtime import RandomState
     from worker.training.observer import Observer
@@ -46,13 +51,16 @@ def train(
     observer: Observer,
     completions: Completions | None = None,
     models: ModelSource | None = None,
+    *,
+    ranks: Ranks = ALONE,
 ) -> ResultEvent:
     """Run ``spec`` on the inputs in ``workspace`` and leave the adapter in ``outputs/``.
 
     Continues from the checkpoint in ``resume/`` where there is one. Everything on the way is told to ``observer``; the
     returned result is the last word, left to the caller to report. ``completions`` answers graders and judges that ask
     endpoints; without it they get no answers. ``models`` shares a base model with other runs (``multi_lora``); without
-    it the run loads its own.
+    it the run loads its own. Of several ``ranks`` each makes this call, all but the first with an observer that hears
+    nothing.
 
     Raises:
         TrainingError: The run cannot be done; see ``errors`` for the kinds.
@@ -61,23 +69,29 @@ def train(
     configure_runtime(spec.runtime, spec.seed)
     observer = clock = PhaseClock(observer)
     observer.emit(PhaseEvent("preparing"))
-    run = prepare_run(
-        workspace, spec, observer, completions=completions or NoCompletions(), models=models or OwnModel()
-    )
-    generators = _resume(run)
+    with ranks.connected():
+        given = Surroundings(observer, completions or NoCompletions(), models or OwnModel(), ranks)
+        return _run(prepare_run(workspace, spec, given), clock)
+
+
+def _run(run: Run, clock: PhaseClock) -> ResultEvent:
+    generators = run.ranks.agree(lambda: _resume(run))
     if generators is None:
         run.progress.accuracy_before = _evaluate_generation(run, "before")
     with run.scorer.attention():
         if generators is None:
-            _probe(run)
+            run.ranks.on_first(lambda: _probe(run))
         _score_cached(run)
         if generators is None:
-            run.chronicle.begin(run.scorer, observer)
+            run.ranks.on_first(lambda: run.chronicle.begin(run.scorer, run.observer))
         else:
             generators.restore()
+            # Not before the scores were filled in: they, too, must come out as in the run that was stopped.
+            if run.progress.memory is not None:
+                run.scorer.memory.descend_to(run.progress.memory)
         _train(run)
     accuracy_after = _evaluate_generation(run, "after")
-    return _export(run, accuracy_after, clock)
+    return run.ranks.on_first(lambda: _export(run, accuracy_after, clock))
 
 
 def _resume(run: Run) -> RandomState | None:
@@ -99,12 +113,25 @@ def _evaluate_generation(run: Run, stage: Literal["before", "after"]) -> float |
     started = time.monotonic()
     # The fresh adapter has no effect yet, only costs.
     with run.adapted.disable_adapter() if stage == "before" else nullcontext():
-        result = evaluate_generation(
-            run.loaded, run.renderer, run.data.asked, run.spec.evaluation, on_progress=run.pulse.beat
-        )
+        result = _answer_together(run)
     seconds = time.monotonic() - started
     run.observer.emit(EvaluationEvent(stage, result.accuracy, result.correct, result.total, seconds))
     return result.accuracy
+
+
+def _answer_together(run: Run) -> GenerationResult:
+    """Return the graded answers to the validation rows, each given by one of the ranks."""
+    shares = share_out([1] * len(run.data.asked), run.ranks.size)  # how long an answer gets is not known before
+    rows = [run.data.asked[index] for index in shares[run.ranks.rank]]
+    parts = run.ranks.gather(
+        lambda: evaluate_generation(run.loaded, run.renderer, rows, run.spec.evaluation, on_progress=run.pulse.beat)
+    )
+    placed = {
+        index: answer
+        for share, part in zip(shares, parts, strict=True)
+        for index, answer in zip(share, part.answers, strict=True)
+    }
+    return GenerationResult(tuple(placed[index] for index in range(len(placed))))
 
 
 def _probe(run: Run) -> None:
@@ -121,9 +148,21 @@ def _probe(run: Run) -> None:
 def _score_cached(run: Run) -> None:
     """Score, once for all epochs, the passes that the method wants cached."""
     passes = run.recipe.method.passes(run.recipe.hyperparameters)
-    if any(scoring_pass.cached for scoring_pass in passes):
-        run.enter("scoring")
-        run.scorer.fill_cache([*run.data.training, *run.data.validation], passes, run.pulse.beat)
+    cached = [scoring_pass for scoring_pass in passes if scoring_pass.cached]
+    if not cached:
+        return
+    run.enter("scoring")
+    rows = [*run.data.training, *run.data.validation]
+    shares = share_out([row.tokens(cached) for row in rows], run.ranks.size)
+
+    def score_share() -> list[dict[str, NDArray[np.float32]]]:
+        own = [rows[index] for index in shares[run.ranks.rank]]
+        run.scorer.fill_cache(own, passes, run.pulse.beat)
+        return [row.cached for row in own]
+
+    for share, scores in zip(shares, run.ranks.gather(score_share), strict=True):
+        for index, found in zip(share, scores, strict=True):
+            rows[index].cached.update(found)
 
 
 def _train(run: Run) -> None:
@@ -134,6 +173,7 @@ def _train(run: Run) -> None:
         started = time.monotonic()
         rows = progress.next_batch(len(run.data.training), chosen.batch_size, run.spec.seed)
         examples = [run.data.training[index] for index in rows]
+        run.ranks.seed_step(run.spec.seed, progress.step + 1)
         try:
             result = run.stepper.train(
                 examples, run.optimizer, progress.step + 1, lambda: run.pulse.beat(progress.step, run.total_steps)
@@ -153,7 +193,9 @@ def _train(run: Run) -> None:
             _validate(run, record)
         _tell_step(run, record)
         if _is_checkpoint_due(run):
-            run.chronicle.note_checkpoint(run.scorer, progress, run.total_steps, run.observer)
+            run.ranks.on_first(
+                lambda: run.chronicle.note_checkpoint(run.scorer, progress, run.total_steps, run.observer)
+            )
             _save_checkpoint(run)
 
 
@@ -174,10 +216,9 @@ def _validate(run: Run, record: StepRecord) -> None:
 
 
 def _tell_step(run: Run, record: StepRecord) -> None:
-    if run.scorer.memory.micro_batch_tokens != run.micro_batch_tokens:
-        run.micro_batch_tokens = run.scorer.memory.micro_batch_tokens
-        message = f"Memory ran short: micro-batches hold at most {run.micro_batch_tokens} tokens from now on."
-        run.observer.emit(MessageEvent("warn", message))
+    if run.scorer.memory.rung != run.progress.memory:
+        run.progress.memory = run.scorer.memory.rung
+        run.observer.emit(MessageEvent("warn", f"Memory ran short: {run.scorer.memory.describe()} from now on."))
     run.observer.emit(record.to_event(run.total_steps))
 
 
@@ -192,7 +233,8 @@ def _save_checkpoint(run: Run) -> None:
     if run.progress.step == run.saved_step:
         return
     run.saved_step = run.progress.step
-    path = run.checkpointer.save(run.progress)
+    run.ranks.require_equal(run.optimizer.digest(), f"the adapter after step {run.saved_step}")
+    path = run.ranks.on_first(lambda: run.checkpointer.save(run.progress))
     run.observer.emit(CheckpointEvent(run.progress.step, path, run.progress.summary()))
 
 

@@ -87,6 +87,7 @@ class FineTuningJob(Base):
     phase: Mapped[str | None]
     progress: Mapped[Json | None]
     priority: Mapped[int] = mapped_column(server_default="0")
+    n_gpus: Mapped[int] = mapped_column(server_default="1")
 
     attempt: Mapped[int] = mapped_column(server_default="0")
     lost_count: Mapped[int] = mapped_column(server_default="0")

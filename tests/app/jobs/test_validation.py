@@ -88,6 +88,8 @@ CASES = [
     (nlft(evaluation={"grader": ASKING}), f"{IN_NLFT}.evaluation.grader", "asks an endpoint"),
     (nlft(grader={"extract": "pattern", "pattern": "("}), f"{IN_NLFT}.grader.pattern", "regular expression"),
     (nlft(evaluation={}), f"{IN_NLFT}.evaluation", "validation_file"),
+    (nlft(n_gpus=0), f"{IN_NLFT}.n_gpus", "greater than or equal to 1"),
+    (nlft(n_gpus=2), f"{IN_NLFT}.n_gpus", "at most 1 of this server's devices"),
     (nlft(prompts="poetic"), f"{HYPER}.prompts", "'default' or 'paper'"),
     (nlft(prompts="default", hyperparameters={"prompts": "paper"}), f"{IN_NLFT}.prompts", "contradict"),
     (nlft(prompts={"reference": "{{ question }}"}), f"{HYPER}.prompts.reference", "must contain {{ reference }}"),

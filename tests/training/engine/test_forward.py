@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from tests.training.builders import documents
 from tests.training.models import CONFIGS, adapt, gradients, inner, own_logprobs, random_model
 from worker.training.engine.attention import PACKED_ATTENTION
-from worker.training.engine.forward import Forward, choose_forward
+from worker.training.engine.forward import Forward
+from worker.training.engine.probe import choose_forward
 from worker.training.types import TokenSequence
 
 LENGTHS = (9, 40, 3, 23)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from worker.training.engine.memory import choose_micro_batch_tokens, is_out_of_memory
+from tests.training.models import adapt, random_model
+from worker.training.engine.memory import MemoryLadder, MemoryRung, choose_micro_batch_tokens, is_out_of_memory
 from worker.training.spec import RuntimeSettings
 
 
@@ -24,3 +25,11 @@ def test_out_of_memory_is_told_apart(error: RuntimeError, expected: bool) -> Non
 def test_packs_are_short_on_a_cpu(device: str, budget: int, expected: int) -> None:
     settings = RuntimeSettings(micro_batch_tokens=budget)
     assert choose_micro_batch_tokens(settings, torch.device(device)) == expected
+
+
+def test_a_rung_is_taken_over_downwards_only() -> None:
+    ladder = MemoryLadder(adapt(random_model("llama")), 100)
+    ladder.descend_to(MemoryRung(40, 1))
+    assert ladder.rung == MemoryRung(40, 1)
+    ladder.descend_to(MemoryRung(60, 0))
+    assert ladder.rung == MemoryRung(40, 1)

@@ -1,5 +1,6 @@
 """Accumulation is exact; nothing broken is ever stepped; memory running short costs time, not results."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -146,10 +147,48 @@ def test_short_memory_halves_the_micro_batch_and_repeats_the_step() -> None:
         torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-6)
 
 
-def test_an_example_that_does_not_fit_by_itself_is_named() -> None:
+def limit_activations(adapted: PeftModel, size: int) -> AbstractContextManager[Any]:
+    """Let every forward pass that keeps more than ``size`` bytes for its backward pass run out of memory."""
+    kept = [0]
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[0] += tensor.numel() * tensor.itemsize
+        if kept[0] > size:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return tensor
+
+    inner(adapted).base_model.register_forward_pre_hook(lambda *_: kept.__setitem__(0, 0))
+    return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+
+
+@pytest.mark.parametrize(("size", "checkpointed"), [(450_000, 0), (250_000, 1), (100_000, 2)])
+def test_an_example_too_large_by_itself_checkpoints_layers(size: int, checkpointed: int) -> None:
+    results = []
+    for limit in (10_000_000, size):
+        adapted, scorer, stepper, optimizer = trainer(dropout=0.2)
+        torch.manual_seed(5)
+        with scorer.attention(), limit_activations(adapted, limit):
+            stepper.train(ROWS[4:], optimizer, 1, nothing)
+        results.append(weights(adapted))
+    assert scorer.memory.rung.checkpointed_layers == checkpointed
+    assert all(torch.equal(small, large) for small, large in zip(results[1], results[0], strict=True))
+
+
+def test_checkpointing_does_not_help_a_pass_without_gradient() -> None:
+    adapted, scorer, stepper, _ = trainer()
+    limit_memory(adapted, 20)
+    with scorer.attention(), pytest.raises(DeviceOutOfMemoryError, match=r"30 tokens .* hold at most 30 tokens\)"):
+        stepper.evaluate(ROWS[4:], lambda _done, _total: None)
+    assert scorer.memory.rung.checkpointed_layers == 0
+
+
+def test_an_example_that_does_not_fit_by_itself_is_named_with_all_sizes() -> None:
     adapted, scorer, stepper, optimizer = trainer()
     limit_memory(adapted, 20)
-    with scorer.attention(), pytest.raises(DeviceOutOfMemoryError, match="30 tokens"):
+    with (
+        scorer.attention(),
+        pytest.raises(DeviceOutOfMemoryError, match=r"30 tokens .* GiB of memory of cpu .* 2 of 2 decoder layers"),
+    ):
         stepper.train(ROWS, optimizer, 1, nothing)
     assert gradients(adapted) == {}
 

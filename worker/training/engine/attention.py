@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -56,6 +56,8 @@ def attend_packed(
 ) -> tuple[Tensor, None]:
     """Return causal attention within each document [1, T, heads, head size] and no weights.
 
+    Where documents share a prefix, the queries behind it see its keys and their own.
+
     Args:
         module: Unused.
         query: [1, heads, T, head size].
@@ -78,8 +80,7 @@ def attend_packed(
     if _fits_varlen(query, value, options):
         return _attend_varlen((query, key, value), layout, options), None
     heads = [tensor.float() if _is_slow(tensor) else tensor for tensor in (query, key, value)]
-    parts = (torch.split(tensor, list(layout.lengths), dim=2) for tensor in heads)
-    outputs = [_attend_document(*part, options=options) for part in zip(*parts, strict=True)]
+    outputs = [_attend_segment(*part, options=options) for part in _cut(*heads, layout=layout)]
     return torch.cat(outputs, dim=2).to(query.dtype).transpose(1, 2).contiguous(), None
 
 
@@ -114,14 +115,18 @@ def _has_flash_kernels(device: torch.device) -> bool:
 
 def _attend_varlen(heads: tuple[Tensor, Tensor, Tensor], layout: Layout, options: _Options) -> Tensor:
     query, key, value = (tensor[0].transpose(0, 1) for tensor in heads)  # [T, heads, head size]
+    shared = layout.shared
+    if shared is not None:
+        key, value = (tensor.index_select(0, shared.places) for tensor in (key, value))
+    # The kernel's causal mask ends at the last key of each segment, also where it has more keys than queries.
     output = varlen_attn(
         query,
         key,
         value,
         layout.boundaries,
-        layout.boundaries,
+        layout.boundaries if shared is None else shared.boundaries,
         layout.longest,
-        layout.longest,
+        layout.longest if shared is None else shared.longest,
         scale=options.scaling,
         window_size=(-1 if options.window is None else options.window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
@@ -129,30 +134,48 @@ def _attend_varlen(heads: tuple[Tensor, Tensor, Tensor], layout: Layout, options
     return cast("Tensor", output).unsqueeze(0)  # a tuple only where log-sum-exps are asked for
 
 
-def _attend_document(query: Tensor, key: Tensor, value: Tensor, *, options: _Options) -> Tensor:
-    """Return causal attention of one document [1, heads, T, head size]."""
-    length = query.shape[2]
-    window = length if options.window is None else min(length, options.window)
+def _cut(query: Tensor, key: Tensor, value: Tensor, *, layout: Layout) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the queries of each segment with the keys and values that they see."""
+    queries = torch.split(query, list(layout.lengths), dim=2)
+    if layout.shared is None:
+        lengths = list(layout.lengths)
+        yield from zip(queries, torch.split(key, lengths, dim=2), torch.split(value, lengths, dim=2), strict=True)
+        return
+    for own, spans in zip(queries, layout.shared.spans, strict=True):
+        yield own, _gather(key, spans), _gather(value, spans)
+
+
+def _gather(tensor: Tensor, spans: Sequence[range]) -> Tensor:
+    parts = [tensor[:, :, span.start : span.stop] for span in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _attend_segment(query: Tensor, key: Tensor, value: Tensor, *, options: _Options) -> Tensor:
+    """Return causal attention of one segment's queries [1, heads, Q, head size], the last Q of the keys' positions."""
+    queries, keys = query.shape[2], key.shape[2]
+    window = keys if options.window is None else min(keys, options.window)
+    is_whole = window == keys
     shared = query.shape[1] != key.shape[1]
     if options.softcap is None:
-        whole = window == length
-        mask = None if whole else _band(length, window, query.device)
+        # The function's own causal mask is aligned with the first key, so it fits whole documents alone.
+        is_causal = is_whole and queries == keys
+        mask = None if is_causal or (is_whole and queries == 1) else _band(queries, keys, window, query.device)
         return scaled_dot_product_attention(
-            query, key, value, mask, options.dropout, is_causal=whole, scale=options.scaling, enable_gqa=shared
+            query, key, value, mask, options.dropout, is_causal=is_causal, scale=options.scaling, enable_gqa=shared
         )
     if shared:
         key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
     scaling = query.shape[-1] ** -0.5 if options.scaling is None else options.scaling
     scores = options.softcap * torch.tanh(query @ key.transpose(2, 3) * scaling / options.softcap)
-    scores = scores.masked_fill(~_band(length, window, query.device), float("-inf"))
+    scores = scores.masked_fill(~_band(queries, keys, window, query.device), float("-inf"))
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     return drop(weights, options.dropout) @ value
 
 
 @lru_cache(maxsize=64)
-def _band(length: int, window: int, device: torch.device) -> Tensor:
-    """Return which keys each query sees, bool [length, length]: itself and the ``window`` - 1 tokens before it."""
+def _band(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
+    """Return which keys the last ``queries`` tokens see: themselves and the ``window`` - 1 before; bool [Q, K]."""
     # Cached, and shared by passes with and without autograd: must not become an inference tensor.
     with torch.inference_mode(mode=False):
-        seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        return seen.triu(1 - window)
+        seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+        return seen.triu(keys - queries + 1 - window)

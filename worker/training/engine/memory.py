@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import torch
 
+from worker.training.engine.recomputation import CheckpointedLayers
 from worker.training.errors import DeviceOutOfMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from peft import PeftModel
 
     from worker.training.spec import RuntimeSettings
 
@@ -19,29 +24,70 @@ T = TypeVar("T")
 
 _CPU_MEMORY_MESSAGES = ("not enough memory", "allocate memory")
 _CPU_TOKENS = 1024
+_RUNGS = 4  # from no decoder layer checkpointed to all
+
+
+class MemoryRung(msgspec.Struct, frozen=True):
+    """Where a run stands on its ladder: part of a checkpoint, since the size of micro-batches decides rounding."""
+
+    micro_batch_tokens: int
+    checkpointed_layers: int
 
 
 class MemoryLadder:
-    """How much memory a forward pass takes, less after every time that it was too much.
+    """How much memory a forward pass takes, less after every time that it was too much; the gradient stays the same.
 
-    Attributes:
-        micro_batch_tokens: Most tokens of one forward pass.
+    First micro-batches are halved, which costs nothing but their efficiency. When one example alone is too large, a
+    quarter of the decoder layers after the other is turned to activation checkpointing.
+
+    Args:
+        adapted: The model with its adapter.
+        micro_batch_tokens: Most tokens of one forward pass to begin with.
     """
 
-    def __init__(self, device: torch.device, micro_batch_tokens: int) -> None:
+    def __init__(self, adapted: PeftModel, micro_batch_tokens: int) -> None:
         self.micro_batch_tokens = micro_batch_tokens
-        self._device = device
+        self._device = adapted.device
+        self._layers = CheckpointedLayers(adapted)
 
-    def fit(self, attempt: Callable[[], T], sizes: Sequence[int], start_over: Callable[[], None]) -> T:
-        """Return what ``attempt`` returns, halving ``micro_batch_tokens`` as long as memory does not suffice.
+    @property
+    def rung(self) -> MemoryRung:
+        """Where the run stands."""
+        return MemoryRung(self.micro_batch_tokens, self._layers.count)
+
+    def describe(self) -> str:
+        """Return where the run stands, as a clause."""
+        layers = self._layers
+        twice = f", and {layers.count} of {layers.total} decoder layers are computed twice" if layers.count else ""
+        return f"micro-batches hold at most {self.micro_batch_tokens} tokens{twice}"
+
+    def descend_to(self, rung: MemoryRung) -> None:
+        """Take no more memory than at ``rung``."""
+        self.micro_batch_tokens = min(self.micro_batch_tokens, rung.micro_batch_tokens)
+        self.checkpoint_layers(max(self._layers.count, rung.checkpointed_layers))
+
+    def checkpoint_layers(self, count: int) -> None:
+        """Turn ``count`` decoder layers, at most all, to activation checkpointing and the others off it."""
+        self._layers.checkpoint(count)
+
+    def fit(
+        self,
+        attempt: Callable[[], T],
+        sizes: Sequence[int],
+        start_over: Callable[[], None],
+        *,
+        keeps_activations: bool = False,
+    ) -> T:
+        """Return what ``attempt`` returns, with less and less memory as long as it does not suffice.
 
         Args:
             attempt: Scores examples in micro-batches of ``micro_batch_tokens``.
             sizes: Tokens that each example needs at the same time.
             start_over: Undoes what a failed attempt left behind.
+            keeps_activations: It has a backward pass, so that checkpointing helps.
 
         Raises:
-            DeviceOutOfMemoryError: The largest example does not fit by itself.
+            DeviceOutOfMemoryError: The largest example does not fit by itself, whatever is checkpointed.
         """
         while True:
             try:
@@ -52,14 +98,21 @@ class MemoryLadder:
             # Outside the handler: the traceback holds the tensors of the failed pass alive.
             start_over()
             release_memory()
-            self.micro_batch_tokens = min(self.micro_batch_tokens, sum(sizes))
-            if self.micro_batch_tokens <= max(sizes):
-                raise DeviceOutOfMemoryError(
-                    f"one example of {max(sizes)} tokens does not fit the memory of {self._device} by itself; "
-                    "shorten the rows, take a smaller base model or a larger device",
-                    "training_file",
-                )
+            self._descend(sizes, keeps_activations=keeps_activations)
+
+    def _descend(self, sizes: Sequence[int], *, keeps_activations: bool) -> None:
+        layers = self._layers
+        self.micro_batch_tokens = min(self.micro_batch_tokens, sum(sizes))
+        if self.micro_batch_tokens > max(sizes):
             self.micro_batch_tokens //= 2
+        elif keeps_activations and layers.count < layers.total:
+            layers.checkpoint(layers.count + -(-layers.total // _RUNGS))
+        else:
+            raise DeviceOutOfMemoryError(
+                f"one example of {max(sizes)} tokens does not fit {_describe_memory(self._device)} by itself "
+                f"({self.describe()}); shorten the rows, take a smaller base model or a larger device",
+                "training_file",
+            )
 
 
 def choose_micro_batch_tokens(settings: RuntimeSettings, device: torch.device) -> int:
@@ -87,3 +140,9 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _describe_memory(device: torch.device) -> str:
+    is_gpu = device.type == "cuda"
+    size = torch.cuda.mem_get_info(device)[1] if is_gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"the {size / 2**30:.1f} GiB of memory of {device}"

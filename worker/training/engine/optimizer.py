@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from worker.training.engine.parallel import add_up_gradients, digest
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor, nn
 
+    from worker.training.engine.parallel import Ranks
     from worker.training.methods.base import Hyperparameters
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -46,6 +49,10 @@ class AdapterOptimizer:
             return peak * 0.5 * (1 + math.cos(math.pi * progress))
         return peak * (1 - progress) if chosen.lr_scheduler == "linear" else peak
 
+    def add_up(self, ranks: Ranks) -> None:
+        """Replace the accumulated gradient by the sum of those of all ``ranks``."""
+        add_up_gradients(list(self._named.values()), ranks)
+
     def clip(self) -> Tensor:
         """Bound the gradient's norm and return the norm it had, float32 []."""
         limit = self._hyperparameters.max_grad_norm or math.inf
@@ -70,6 +77,12 @@ class AdapterOptimizer:
             for kind in _MOMENTS
             if parameter in self._adamw.state
         }
+
+    def digest(self) -> list[int]:
+        """Return what two equal adapters with equal moments have in common, see ``parallel.digest``."""
+        parameters = list(self._named.values())
+        kept = (self._adamw.state[p][kind] for p in parameters if p in self._adamw.state for kind in _MOMENTS[:2])
+        return digest([*parameters, *kept])
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from ``state``.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from worker.training.engine.memory import MemoryRung
 from worker.training.events import MetricsEvent
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Progress(msgspec.Struct):
         stopped_early: Patience ran out.
         row_losses: Losses of the rows trained so far, by their index in the training data.
         weight_counts: Trained tokens by their weight, see ``engine.step``; empty where all weigh the same.
+        memory: How much memory the last step's passes took; None in a checkpoint of an older version.
     """
 
     step: int = 0
@@ -86,6 +88,7 @@ class Progress(msgspec.Struct):
     stopped_early: bool = False
     row_losses: dict[int, RowLoss] = {}
     weight_counts: list[int] = []
+    memory: MemoryRung | None = None
 
     def next_batch(self, rows: int, batch_size: int, seed: int) -> list[int]:
         """Return the indices of the next step's rows; their order depends on seed and epoch alone."""

@@ -12,9 +12,11 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from worker.training.engine.forward import DocumentScores, choose_forward
+from worker.training.engine.forward import DocumentScores
 from worker.training.engine.memory import MemoryLadder
 from worker.training.engine.packing import group_by_budget
+from worker.training.engine.prefixes import group_by_prefix
+from worker.training.engine.probe import choose_forward
 from worker.training.types import ScoredBatch, TokenScores
 
 if TYPE_CHECKING:
@@ -51,12 +53,21 @@ class Scorer:
         adapted: The model with its adapter, in eval mode.
         micro_batch_tokens: Most tokens of one forward pass to begin with; ``memory`` lowers it where it must.
         forward: How to run the model; None: the fastest way that a probe finds.
+        shares_prefixes: That way may compute what documents of a pass begin with alike once.
     """
 
-    def __init__(self, adapted: PeftModel, *, micro_batch_tokens: int, forward: Forward | None = None) -> None:
-        self.memory = MemoryLadder(adapted.device, micro_batch_tokens)
+    def __init__(
+        self,
+        adapted: PeftModel,
+        *,
+        micro_batch_tokens: int,
+        forward: Forward | None = None,
+        shares_prefixes: bool = True,
+    ) -> None:
+        self.memory = MemoryLadder(adapted, micro_batch_tokens)
         self._adapted = adapted
-        self._forward = forward or choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
+        base = cast("PreTrainedModel", adapted.get_base_model())
+        self._forward = forward or choose_forward(base, shares=shares_prefixes)
         self._adapter_layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
         # Only the adapter's own dropout is ever active: a frozen base keeps computing what it was trained to compute.
         self._dropouts = [
@@ -66,13 +77,9 @@ class Scorer:
         ]
 
     @property
-    def limitation(self) -> str | None:
-        """What keeps this base model from the fast way, as a sentence; None where nothing does."""
-        if not self._forward.packs:
-            return "The base model's attention cannot be packed, so rows run one at a time: expect slower training."
-        if self._forward.head is None:
-            return "The base model's head is trained or unusual, so all its logits are kept: expect more memory use."
-        return None
+    def limitations(self) -> tuple[str, ...]:
+        """What keeps this base model from the fastest way, each a sentence."""
+        return self._forward.limitations
 
     def attention(self) -> AbstractContextManager[None]:
         """Return the context in which to score; outside of it the model's attention is as it was loaded."""
@@ -156,14 +163,10 @@ class Scorer:
             if kind.with_grad:
                 with self._adapter_dropout():
                     return self._forward.score(documents)
-            groups = group_by_budget(
-                [len(document.input_ids) for document in documents], self.memory.micro_batch_tokens
-            )
+            groups = group_by_prefix([document.input_ids for document in documents], self.memory.micro_batch_tokens)
             with torch.inference_mode():
                 parts = [self._forward.score([documents[index] for index in group]) for group in groups]
-        # Copies, since autograd refuses tensors that were made in inference mode.
-        columns = zip(*((part.logprobs, part.hits, part.hidden) for part in parts), strict=True)
-        return DocumentScores(*(torch.cat(column) for column in columns))
+        return _in_order(documents, groups, parts)
 
     @contextmanager
     def _bare_base(self) -> Iterator[None]:
@@ -196,6 +199,24 @@ class Scorer:
 
     def _place(self, values: Sequence[float] | NDArray[np.generic], dtype: type[np.generic] = np.float32) -> Tensor:
         return torch.from_numpy(np.asarray(values, dtype=dtype)).to(self._adapted.device, non_blocking=True)
+
+
+def _in_order(
+    documents: Sequence[TokenSequence], groups: Sequence[Sequence[int]], parts: Sequence[DocumentScores]
+) -> DocumentScores:
+    """Return the scores of ``documents`` from those of its ``groups``, as copies that autograd can work with."""
+    order = [index for group in groups for index in group]
+    lengths = [len(documents[index].scored) for index in order]
+
+    def sort(column: Sequence[Tensor]) -> Tensor:
+        pieces = torch.split(torch.cat(list(column)), lengths)
+        return torch.cat([pieces[place] for place in np.argsort(order)])
+
+    return DocumentScores(
+        sort([part.logprobs for part in parts]),
+        sort([part.hits for part in parts]),
+        sort([part.hidden for part in parts]),
+    )
 
 
 _NOTHING = np.zeros(0, dtype=np.float32)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from worker.training.engine.packing import group_by_budget
+from worker.training.engine.parallel import ALONE, share_out
 from worker.training.engine.runtime import RandomState
 from worker.training.errors import NonFiniteLossError, TrainingInterrupted
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from worker.training.engine.optimizer import AdapterOptimizer
+    from worker.training.engine.parallel import Ranks
     from worker.training.engine.scoring import PreparedExample, Scorer
     from worker.training.methods.base import Hyperparameters, Method
     from worker.training.types import LossOutput
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 # last bin.
 WEIGHT_BIN = 0.05
 WEIGHT_BINS = 40
+# Of a token, in tokens without gradient: with a frozen base the backward pass costs what the forward pass does.
+_GRADIENT_WORK = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,14 @@ class Stepper:
         scorer: Runs the forward passes.
         method: The training method.
         hyperparameters: Of that method.
+        ranks: Processes that share the examples of every step and evaluation; each is given all of them.
     """
 
-    def __init__(self, scorer: Scorer, method: Method, hyperparameters: Hyperparameters) -> None:
+    def __init__(self, scorer: Scorer, method: Method, hyperparameters: Hyperparameters, ranks: Ranks = ALONE) -> None:
         self._scorer = scorer
         self._method = method
         self._hyperparameters = hyperparameters
+        self._ranks = ranks
         self._passes = method.passes(hyperparameters)
         self._main = next(p for p in self._passes if p.name == method.main_pass)
 
@@ -92,12 +98,11 @@ class Stepper:
             random_state.restore()
 
         try:
-            totals = self._scorer.memory.fit(
-                lambda: self._accumulate(examples, lambda _: check()), self._sizes(examples), start_over
-            )
+            totals = self._together(examples, lambda *_: check(), start_over)
         except TrainingInterrupted:
             start_over()
             raise
+        optimizer.add_up(self._ranks)
         result = _summarize(totals, len(examples), grad_norm=optimizer.clip())
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
             optimizer.drop_gradient()
@@ -116,28 +121,50 @@ class Stepper:
             DeviceOutOfMemoryError: A single example does not fit the device.
         """
         with torch.no_grad():
-            totals = self._scorer.memory.fit(
-                lambda: self._accumulate(examples, lambda done: report(done, len(examples))),
-                self._sizes(examples),
-                lambda: None,
-            )
+            totals = self._together(examples, report, lambda: None)
         return _summarize(totals, len(examples), grad_norm=None)
 
     def _sizes(self, examples: Sequence[PreparedExample]) -> list[int]:
         """Return the tokens that are in memory at the same time for each example."""
         return [example.tokens([p for p in self._passes if p.with_grad]) for example in examples]
 
-    def _accumulate(self, examples: Sequence[PreparedExample], begin: Callable[[int], None]) -> _Totals:
-        """Run all micro-batches, with backward passes where autograd is on; nothing here waits for the device."""
+    def _together(
+        self, examples: Sequence[PreparedExample], begin: Callable[[int, int], None], start_over: Callable[[], None]
+    ) -> _Totals:
+        """Return what the shares of all ranks come to; the gradients stay where they are."""
+        shares = share_out([self._work(example) for example in examples], self._ranks.size)
+        own = [examples[index] for index in shares[self._ranks.rank]]
+
+        def run() -> _Totals:
+            totals = self._scorer.memory.fit(
+                lambda: self._accumulate(own, len(examples), begin),
+                self._sizes(own),
+                start_over,
+                keeps_activations=torch.is_grad_enabled(),
+            )
+            return totals if self._ranks.size == 1 else totals.on_host()
+
+        return _merge(shares, self._ranks.gather(run))
+
+    def _work(self, example: PreparedExample) -> int:
+        """Return what a step on ``example`` costs, in tokens of a pass without gradient."""
+        run = (p for p in self._passes if not p.cached)
+        return sum(example.tokens([p]) * (_GRADIENT_WORK if p.with_grad else 1) for p in run)
+
+    def _accumulate(self, examples: Sequence[PreparedExample], of: int, begin: Callable[[int, int], None]) -> _Totals:
+        """Run all micro-batches, with backward passes of the mean over ``of`` examples where autograd is on.
+
+        Nothing here waits for the device.
+        """
         passes = self._passes if torch.is_grad_enabled() else [replace(p, with_grad=False) for p in self._passes]
         totals = _Totals([], [], {}, [], sum(example.tokens([self._main]) for example in examples))
         for group in group_by_budget(self._sizes(examples), self._scorer.memory.micro_batch_tokens):
-            begin(group.start)
+            begin(group.start, len(examples))
             part = [examples[index] for index in group]
             batch, hits = self._scorer.score(part, passes)
             output = self._method.loss(batch, self._hyperparameters)
             if output.losses.requires_grad:
-                self._scorer.backward(output.losses.sum() / len(examples))
+                self._scorer.backward(output.losses.sum() / of)
             totals.add(output, hits[self._main.name])
         return totals
 
@@ -160,6 +187,32 @@ class _Totals:
         if output.token_weights is not None:
             self.weight_counts.append(_count_weights(output.token_weights))
 
+    def on_host(self) -> _Totals:
+        """Return the same sums off the device, one tensor of each."""
+        metrics = {name: [torch.stack(values).cpu()] for name, values in self.metrics.items()}
+        losses, hits = ([torch.cat(column).cpu()] if column else [] for column in (self.losses, self.hits))
+        counts = [torch.stack(self.weight_counts).sum(dim=0).cpu()] if self.weight_counts else []
+        return _Totals(losses, hits, metrics, counts, self.tokens)
+
+
+def _merge(shares: Sequence[Sequence[int]], parts: Sequence[_Totals]) -> _Totals:
+    """Return the totals of all ranks as if one had run all examples, in their order; ``parts`` are off the device."""
+    if len(parts) == 1:
+        return parts[0]
+    losses = torch.cat([loss for part in parts for loss in part.losses])
+    order = torch.tensor([index for share in shares for index in share])
+    metrics: dict[str, list[Tensor]] = {}
+    for part in parts:
+        for name, values in part.metrics.items():
+            metrics.setdefault(name, []).extend(value for stacked in values for value in stacked)
+    return _Totals(
+        [torch.empty_like(losses).index_copy_(0, order, losses)],
+        [hits for part in parts for hits in part.hits],
+        metrics,
+        [counts for part in parts for counts in part.weight_counts],
+        sum(part.tokens for part in parts),
+    )
+
 
 def _count_weights(weights: Tensor) -> Tensor:
     """Return how many of ``weights`` [N] lie in each bin, int64 [WEIGHT_BINS]."""
@@ -172,7 +225,7 @@ def _summarize(totals: _Totals, examples: int, *, grad_norm: Tensor | None) -> S
     """Return the figures of a step; the one place that reads from the device."""
     hits = torch.cat(totals.hits)
     names = list(totals.metrics)
-    norm = hits.new_zeros((), dtype=torch.float32) if grad_norm is None else grad_norm
+    norm = hits.new_zeros((), dtype=torch.float32) if grad_norm is None else grad_norm.to(hits.device)
     losses = torch.cat(totals.losses)
     counts = [torch.stack(totals.weight_counts).sum(dim=0)] if totals.weight_counts else []
     sums = [hits.sum(), norm, *(torch.stack(totals.metrics[name]).sum() for name in names)]

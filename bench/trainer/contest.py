@@ -1,0 +1,130 @@
+"""Runs contestants against one another: a process each, in turn, round after round."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from bench.trainer.pace import GO
+from bench.trainer.points import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+
+_LAST_LINES = 12
+
+
+@dataclass(slots=True)
+class Measurement:
+    """What a contestant did.
+
+    Attributes:
+        variant: Its name.
+        seconds: Of every measured step, in the order of the rounds.
+        peak_bytes: Most memory held above the loaded model.
+        error: Why it could not be measured.
+    """
+
+    variant: str
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    error: str | None = None
+
+
+class ContestantFailed(Exception):  # noqa: N818 - the field's word
+    """A contestant's process ended early; the message is the end of what it printed."""
+
+
+class Contestant:
+    """A process that takes a step whenever it is told to; see ``pace``."""
+
+    def __init__(self, point: str, variant: str, steps: int, log: IO[str]) -> None:
+        self._log = log
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.trainer.child", point, variant, str(steps)],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def hear(self) -> dict[str, Any]:
+        """Return the process's next answer.
+
+        Raises:
+            ContestantFailed: There is none.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._log.seek(0)
+            raise ContestantFailed("".join(self._log.readlines()[-_LAST_LINES:]).strip())
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def step(self) -> dict[str, Any]:
+        """Let the process take a step and return its figures.
+
+        Raises:
+            ContestantFailed: It did not survive it.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{GO}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        return self.hear()
+
+
+def compete(
+    point: str, variants: Sequence[str], *, rounds: int, open_log: Callable[[str], IO[str]], tell: Callable[[str], None]
+) -> Iterator[dict[str, Measurement]]:
+    """Measure ``variants`` at ``point``, one step each to warm up, then ``rounds`` in turn.
+
+    Yields all measurements so far by name after every round. A contestant that fails is out, and its measurement says
+    why.
+    """
+    found = {name: Measurement(name) for name in variants}
+    with ExitStack() as stack:
+        running: dict[str, Contestant] = {}
+        for name in variants:
+            log = stack.enter_context(open_log(name))
+            contestant = stack.enter_context(Contestant(point, name, rounds + 1, log))
+            try:
+                contestant.hear()
+                contestant.step()
+                running[name] = contestant
+            except ContestantFailed as failure:
+                found[name].error = str(failure)
+            tell(f"{point}: {name} {'failed' if found[name].error else 'is ready'}")
+        for number in range(1, rounds + 1):
+            for name, contestant in list(running.items()):
+                try:
+                    figures = contestant.step()
+                except ContestantFailed as failure:
+                    found[name].error = str(failure)
+                    del running[name]
+                    continue
+                found[name].seconds.append(figures["seconds"])
+                found[name].peak_bytes = max(found[name].peak_bytes, figures["peak_bytes"])
+            tell(f"{point}: round {number} of {rounds}")
+            yield found

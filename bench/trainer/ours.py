@@ -1,0 +1,93 @@
+"""The product's own steps, through the objects that a run uses: adapter, scorer, stepper, optimizer, methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bench.trainer.points import ADAPTER
+from worker.training.engine.memory import choose_micro_batch_tokens
+from worker.training.engine.optimizer import AdapterOptimizer
+from worker.training.engine.scoring import PreparedExample, Scorer
+from worker.training.engine.step import Stepper
+from worker.training.methods import METHODS
+from worker.training.model.adapter import attach_adapter
+from worker.training.spec import RuntimeSettings
+from worker.training.types import RenderedExample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bench.trainer.pace import Pace
+    from bench.trainer.points import Point, Precision
+    from worker.training.methods.base import Hyperparameters, Method
+
+_TOTAL_STEPS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """A run of the product, up to its first step."""
+
+    scorer: Scorer
+    stepper: Stepper
+    optimizer: AdapterOptimizer
+    method: Method
+    hyperparameters: Hyperparameters
+    examples: list[PreparedExample]
+
+    def train(self, step: int) -> None:
+        """Make one optimizer step."""
+        self.stepper.train(self.examples, self.optimizer, step, lambda: None)
+
+
+def set_up(
+    point: Point,
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    precision: Precision | None = None,
+    shares_prefixes: bool = True,
+) -> Trainer:
+    """Return the method called ``name`` with ``settings``, ready to train the rows of ``point``."""
+    adapted = attach_adapter(point.load(precision), ADAPTER, base_model_name=point.name, seed=0)
+    runtime = RuntimeSettings(device=point.device, threads=1)
+    micro_batch_tokens = choose_micro_batch_tokens(runtime, adapted.device)
+    scorer = Scorer(adapted, micro_batch_tokens=micro_batch_tokens, shares_prefixes=shares_prefixes)
+    method = METHODS[name]
+    hyperparameters = method.hyperparameters_type.model_validate(dict(settings or {}))
+    return Trainer(
+        scorer=scorer,
+        stepper=Stepper(scorer, method, hyperparameters),
+        optimizer=AdapterOptimizer(adapted, hyperparameters, total_steps=_TOTAL_STEPS),
+        method=method,
+        hyperparameters=hyperparameters,
+        examples=[_prepare(line, row, name) for line, row in enumerate(point.rows(), start=1)],
+    )
+
+
+def _prepare(line: int, row: RenderedExample, name: str) -> PreparedExample:
+    trained = RenderedExample({"completion": row.sequences["base"]}) if name == "supervised" else row
+    return PreparedExample(line, trained)
+
+
+def train(point: Point, pace: Pace, *, method: str, **options: Any) -> None:
+    """Train with the product; ``options`` are those of ``set_up``."""
+    trainer = set_up(point, method, **options)
+    passes = trainer.method.passes(trainer.hyperparameters)
+    with trainer.scorer.attention():
+        trainer.scorer.fill_cache(trainer.examples, passes, lambda _done, _total: None)
+        for step in range(1, pace.steps + 1):
+            with pace.step():
+                trainer.train(step)
+
+
+def score(point: Point, pace: Pace) -> None:
+    """Score the contexts of NLFT alone, as its online mode does beside training."""
+    trainer = set_up(point, "nlft", {"scoring": "online"})
+    passes = [replace(one, with_grad=False) for one in trainer.method.passes(trainer.hyperparameters)]
+    contexts = [one for one in passes if one.name != trainer.method.main_pass]
+    with trainer.scorer.attention():
+        for _ in range(pace.steps):
+            with pace.step():
+                trainer.scorer.measure(trainer.examples, contexts)

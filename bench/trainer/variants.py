@@ -1,0 +1,132 @@
+"""Who competes where. A line here is all it takes to add one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Task = Literal["products", "supervised", "nlft_cached", "nlft_online", "scoring", "two_prompts"]
+_BFLOAT16 = {"precision": "bfloat16"}
+_PLAIN_STEPS = {"gradient_checkpointing": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A contestant.
+
+    Attributes:
+        name: Short, for the command line and the records.
+        title: For tables.
+        task: What a step of it achieves, which decides the operations it needs.
+        entry: ``module:function`` below ``bench.trainer``; takes a point and a pace.
+        options: Further arguments of that function.
+        points: Names of the points where it runs.
+        peak: Name of the variant that measures the limit for its precision.
+    """
+
+    name: str
+    title: str
+    task: Task
+    entry: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    points: tuple[str, ...] = ("bench", "default", "gpu-0.5b", "gpu-8b")
+    peak: str = "products"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the product runs it."""
+        return self.entry.startswith("ours:")
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether what the sequences of a pass begin with alike is computed once, as the product does."""
+        return self.is_ours and bool(self.options.get("shares_prefixes", True))
+
+
+def _nlft(**settings: Any) -> dict[str, Any]:
+    return {"method": "nlft", "settings": settings}
+
+
+def _sft(**settings: Any) -> dict[str, Any]:
+    return {"settings": settings}
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant("products", "matrix products of the step's shapes", "products", "gemm:measure"),
+        Variant(
+            "products_bf16",
+            "matrix products of the step's shapes, bfloat16",
+            "products",
+            "gemm:measure",
+            _BFLOAT16,
+            points=("bench",),
+        ),
+        Variant("supervised", "ours, supervised", "supervised", "ours:train", {"method": "supervised"}),
+        Variant(
+            "nlft_frozen", "ours, NLFT, frozen scoring (cached)", "nlft_cached", "ours:train", _nlft(scoring="frozen")
+        ),
+        Variant(
+            "nlft_online",
+            "ours, NLFT, online scoring, prefixes apart",
+            "nlft_online",
+            "ours:train",
+            {**_nlft(scoring="online"), "shares_prefixes": False},
+        ),
+        Variant("nlft_shared", "ours, NLFT, online scoring", "nlft_online", "ours:train", _nlft(scoring="online")),
+        Variant("scoring", "ours, the scoring passes alone", "scoring", "ours:score"),
+        Variant(
+            "supervised_bf16",
+            "ours, supervised, bfloat16 base",
+            "supervised",
+            "ours:train",
+            {"method": "supervised", **_BFLOAT16},
+            points=("bench",),
+            peak="products_bf16",
+        ),
+        Variant("plain", "transformers and PEFT, plain loop", "supervised", "loops:train_plain"),
+        Variant("trl", "TRL SFTTrainer, defaults", "supervised", "trl_opponents:train_supervised", _sft()),
+        Variant(
+            "trl_padded",
+            "TRL SFTTrainer, no checkpointing",
+            "supervised",
+            "trl_opponents:train_supervised",
+            _sft(**_PLAIN_STEPS),
+        ),
+        Variant(
+            "trl_packed",
+            "TRL SFTTrainer, no checkpointing, padding-free",
+            "supervised",
+            "trl_opponents:train_supervised",
+            _sft(**_PLAIN_STEPS, padding_free=True),
+        ),
+        Variant(
+            "trl_sdft",
+            "TRL SDFTTrainer (2 prompts), no checkpointing",
+            "two_prompts",
+            "trl_opponents:train_two_prompts",
+            _sft(**_PLAIN_STEPS, distillation_mode="sampled_token", distillation_alpha=1.0),
+            points=("bench", "gpu-0.5b", "gpu-8b"),
+        ),
+        Variant(
+            "published_1",
+            "published NLFT structure, micro-batch 1",
+            "nlft_online",
+            "loops:train_published",
+            {"rows_together": 1},
+            points=("bench", "gpu-0.5b", "gpu-8b"),
+        ),
+        Variant(
+            "published_all",
+            "published NLFT structure, whole batch",
+            "nlft_online",
+            "loops:train_published",
+            {"rows_together": 1_000_000},
+            points=("bench",),
+        ),
+    )
+}

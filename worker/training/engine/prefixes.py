@@ -1,0 +1,92 @@
+"""Which documents begin alike: the tree of their common prefixes, and micro-batches that keep sharers together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+LEAST_SHARED = 8
+"""Tokens from which on a common prefix is shared; below, one more attention call costs what the tokens would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Tokens ``start`` to ``stop`` of ``document`` and of all that begin like it, behind the tokens of ``ancestors``.
+
+    ``ancestors`` are indices of earlier segments, the document's first tokens first.
+    """
+
+    document: int
+    start: int
+    stop: int
+    ancestors: tuple[int, ...] = ()
+
+
+def find_segments(ids: Sequence[NDArray[np.int32]], *, shares: bool) -> tuple[list[Segment], list[tuple[int, ...]]]:
+    """Return the segments of the documents ``ids``, parents first, and for each document the path that spells it.
+
+    Where nothing is shared, the segments are the documents in their order. No token is in more segments than in
+    documents, so sharing never adds any.
+    """
+    if not shares:
+        return [Segment(index, 0, len(own)) for index, own in enumerate(ids)], [(index,) for index in range(len(ids))]
+    segments: list[Segment] = []
+    paths: list[tuple[int, ...]] = [()] * len(ids)
+    pending: list[tuple[list[int], int]] = [(list(range(len(ids))), 0)]
+    while pending:
+        members, start = pending.pop()
+        branches = _branch(ids, members, start)
+        if len(branches) > 1:
+            pending += [(branch, start) for branch in reversed(branches)]
+            continue
+        for branch in branches:
+            stop = min(_common(ids[branch[0]], ids[index]) for index in branch)
+            segments.append(Segment(branch[0], start, stop, paths[branch[0]]))
+            for index in branch:
+                paths[index] = (*paths[index], len(segments) - 1)
+            pending.append((branch, stop))
+    return segments, paths
+
+
+def group_by_prefix(ids: Sequence[NDArray[np.int32]], budget: int) -> list[list[int]]:
+    """Return indices of documents in micro-batches of at most ``budget`` tokens, those that begin alike together.
+
+    Tokens that two neighbours share count once; an oversized document comes alone.
+    """
+    order = sorted(range(len(ids)), key=lambda index: ids[index].astype(">i4").tobytes())
+    groups: list[list[int]] = []
+    total = 0
+    for position, index in enumerate(order):
+        own = len(ids[index])
+        common = _common(ids[order[position - 1]], ids[index]) if position else 0
+        added = own - (common if common >= LEAST_SHARED else 0)
+        if groups and total + added <= budget:
+            groups[-1].append(index)
+            total += added
+        else:
+            groups.append([index])
+            total = own
+    return groups
+
+
+def _branch(ids: Sequence[NDArray[np.int32]], members: Sequence[int], start: int) -> list[list[int]]:
+    """Return ``members`` that go on after ``start``, together where their next tokens are the same."""
+    branches: dict[bytes, list[int]] = {}
+    for index in members:
+        if start < len(ids[index]):
+            branches.setdefault(ids[index][start : start + LEAST_SHARED].tobytes(), []).append(index)
+    return list(branches.values())
+
+
+def _common(first: NDArray[np.int32], second: NDArray[np.int32]) -> int:
+    """Return how many tokens the two begin with alike."""
+    shorter = min(len(first), len(second))
+    differs = np.flatnonzero(first[:shorter] != second[:shorter])
+    return int(differs[0]) if len(differs) else shorter
