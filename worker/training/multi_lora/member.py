@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 
-from worker.training.engine.forward import Forward, choose_forward
+from worker.training.engine.forward import Forward
+from worker.training.engine.probe import choose_forward
 from worker.training.events import PhaseEvent
 from worker.training.multi_lora.passes import ForwardRequest, Tenant
 
@@ -43,15 +44,19 @@ class Member:
         self._base = base
         self._exchange = exchange
         self._tenants: list[Tenant] = []
+        self._keeps_activations = True
 
     def load(self, ref: BaseModelRef, runtime: RuntimeSettings) -> LoadedModel:
         """Return the resident base; see ``ResidentBase.load``."""
+        self._keeps_activations = runtime.checkpointed_layers == 0
         return self._base.load(ref, runtime)
 
     def choose_forward(self, adapted: PeftModel) -> Forward:
         """Return the forward pass of ``adapted`` that meets the other runs'."""
         own = choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
         tenant = Tenant.of(self._seat, adapted, own)
+        # Shared passes keep what they compute; a run that must not goes by itself.
+        tenant.can_share &= self._keeps_activations
         self._tenants.append(tenant)
         self._exchange.admit(tenant)
         parts = {part.name: getattr(own, part.name) for part in fields(own)}

@@ -12,7 +12,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from worker.training.engine.forward import DocumentScores
+from worker.training.engine.packing import pack_documents
 from worker.training.multi_lora.linear import Segment, segmented
+from worker.training.multi_lora.packs import join_packs
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -152,7 +154,6 @@ def run_pass(
         requests: In the order of the pack.
         own_model: Whether it is the tenant's own.
     """
-    documents = [document for request in requests for document in request.documents]
     with_grad = requests[0].with_grad
     for request in requests:
         request.drawn_from = request.tenant.seat.random_state
@@ -161,9 +162,9 @@ def run_pass(
         contexts.enter_context(torch.enable_grad() if with_grad else torch.inference_mode())
         if own_model:
             contexts.enter_context(requests[0].tenant.seat.randomly())
+            found = forward.score(requests[0].documents)
         else:
-            contexts.enter_context(segmented(_segments(requests)))
-        found = forward.score(documents)
+            found = _score_together(forward, requests)
     own = _slices([sum(len(document.scored) for document in request.documents) for request in requests])
     logprobs = [found.logprobs[part].detach().requires_grad_(with_grad) for part in own]
     scores = [
@@ -176,12 +177,15 @@ def run_pass(
     return SharedPass(requests, own, found.logprobs, logprobs, awaited), scores
 
 
-def _segments(requests: Sequence[ForwardRequest]) -> list[Segment]:
-    rows = _slices([request.tokens for request in requests])
-    return [
+def _score_together(forward: Forward, requests: Sequence[ForwardRequest]) -> DocumentScores:
+    device = forward.model.device
+    pack, rows = join_packs([pack_documents(one.documents, device, shares=forward.shares) for one in requests])
+    segments = [
         Segment(own, request.tenant.layers, request.tenant.seat.randomly)
         for own, request in zip(rows, requests, strict=True)
     ]
+    with segmented(segments):
+        return forward.score_pack(pack)
 
 
 def _slices(lengths: Sequence[int]) -> list[slice]:
