@@ -95,12 +95,18 @@ class FileKeeper:
         shutil.rmtree(self._folder / event.path, ignore_errors=True)
 
     def _store_part(self, event: StageEvent) -> None:
+        most_bytes = self._context.settings.score_cache_bytes
+        is_scores = event.stage == "scoring"
+        if is_scores and not most_bytes:
+            return
         path = find_part(self._folder, event)
         (stored,) = upload(self._context, {path.name: path}, give_up=self._give_up)
         part = PartId(event.stage, event.key, event.part)
 
         def register(session: Session) -> None:
-            stages.record_part(session, self._lease, part, stored)
+            project_id = stages.record_part(session, self._lease, part, stored)
+            if is_scores:
+                stages.bound_stage(session, project_id, part.stage, most_bytes=most_bytes)
 
         patience.commit(self._context.factory, register, give_up=self._give_up)
 

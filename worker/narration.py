@@ -13,7 +13,7 @@ _PHASES = {
     "rollout": "Sampling responses from the base model.",
     "grading": "Grading the responses.",
     "judging": "Writing judgments on the wrong responses.",
-    "scoring": "Scoring the training data with the base model.",
+    "scoring": "Scoring the contexts of the training data.",
     "training": "Training started.",
     "evaluating": "Evaluating on the validation data.",
     "explaining": "Recording the saliency of the pinned examples.",

@@ -1,4 +1,4 @@
-"""Results of building stages on their way between a workspace and storage."""
+"""Results of stages on their way between a workspace and storage."""
 
 import re
 from pathlib import Path
@@ -8,14 +8,13 @@ from app.db.session import transaction
 from app.jobs import stages
 from app.storage import BlobDigestError, BlobNotFoundError
 from worker.context import WorkerContext
-from worker.training.building.keys import stage_keys
-from worker.training.building.parts import part_path
+from worker.training.building.keys import scores_key, stage_keys, wants_scores
+from worker.training.building.parts import MOST_PARTS, part_path
 from worker.training.data.reader import read_rows
 from worker.training.errors import DatasetError
 from worker.training.events import StageEvent
 from worker.training.spec import STAGES_DIR, TRAINING_FILE, TrainingSpec
 
-MOST_PARTS = 1_000_000
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LOG = get_logger(__name__)
 
@@ -45,6 +44,8 @@ def fetch_parts(context: WorkerContext, project_id: str, spec: TrainingSpec, fol
         if not stages.has_parts(session, project_id):
             return 0
     keys = _keys(spec, folder)
+    if context.settings.score_cache_bytes and wants_scores(spec):
+        keys.append(("scoring", scores_key(spec.base_model.digest)))
     with transaction(context.factory) as session:
         parts = stages.use_parts(session, project_id, keys)
     fetched = 0

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     building_cache_seconds: float = Field(
         2_592_000.0, gt=0, description="How long unused stage results and endpoint answers are kept."
     )
+    score_cache_bytes: int = Field(
+        64 << 20, ge=0, description="Scores by base models that are kept for a project's later jobs; 0 keeps none."
+    )
 
     max_request_bytes: int = Field(1 << 20, gt=0, description="Largest body of any route but uploads.")
     max_upload_bytes: int = Field(512 << 20, gt=0, description="Largest dataset file.")

@@ -1,4 +1,4 @@
-"""Results of building stages, shared by all jobs of a project: recorded part by part, found by key, dropped by age."""
+"""Results of stages, shared by all jobs of a project: recorded part by part, found by key, dropped by age and size."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class PartId:
     part: int
 
 
-def record_part(session: Session, lease: Lease, part: PartId, file: StoredFile) -> None:
-    """Keep a part for the project of the leased job; the same part made twice is kept once.
+def record_part(session: Session, lease: Lease, part: PartId, file: StoredFile) -> str:
+    """Keep a part for the project of the leased job, and return that; the same part made twice is kept once.
 
     Raises:
         LeaseLostError: The job is no longer this attempt's.
@@ -45,6 +45,18 @@ def record_part(session: Session, lease: Lease, part: PartId, file: StoredFile) 
     # The newest bytes win: a part that was damaged in storage is mended by the attempt that made it again.
     newest = {"sha256": file.sha256, "bytes": file.bytes, "last_used_at": func.now()}
     session.execute(row.on_conflict_do_update(index_elements=places, set_=newest))
+    return job.project_id
+
+
+def bound_stage(session: Session, project_id: str, stage: Stage, *, most_bytes: int) -> int:
+    """Let go of what a project keeps of ``stage`` beyond ``most_bytes``, the longest unused first; return how many."""
+    own = (StagePart.project_id == project_id, StagePart.stage == stage)
+    newest_first = (StagePart.last_used_at.desc(), StagePart.created_at.desc(), StagePart.key, StagePart.part)
+    total = func.sum(StagePart.bytes).over(order_by=newest_first, rows=(None, 0)).label("total")
+    places = select(StagePart.key, StagePart.part, total).where(*own).subquery()
+    excess = select(places.c.key, places.c.part).where(places.c.total > most_bytes)
+    gone = delete(StagePart).where(*own, tuple_(StagePart.key, StagePart.part).in_(excess)).returning(StagePart.part)
+    return len(session.execute(gone).all())
 
 
 def use_parts(session: Session, project_id: str, keys: Iterable[tuple[str, str]]) -> list[tuple[PartId, str]]:

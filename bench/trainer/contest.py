@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from bench.trainer.pace import GO
 from bench.trainer.points import ROOT
+from bench.trainer.variants import VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -108,23 +109,34 @@ def compete(
         running: dict[str, Contestant] = {}
         for name in variants:
             log = stack.enter_context(open_log(name))
-            contestant = stack.enter_context(Contestant(point, name, rounds + 1, log))
-            try:
-                contestant.hear()
-                contestant.step()
-                running[name] = contestant
-            except ContestantFailed as failure:
-                found[name].error = str(failure)
+            steps = 1 if VARIANTS[name].once else rounds + 1
+            running[name] = stack.enter_context(Contestant(point, name, steps, log))
+            _load(found[name], running[name], warms_up=not VARIANTS[name].once)
             tell(f"{point}: {name} {'failed' if found[name].error else 'is ready'}")
         for number in range(1, rounds + 1):
-            for name, contestant in list(running.items()):
-                try:
-                    figures = contestant.step()
-                except ContestantFailed as failure:
-                    found[name].error = str(failure)
-                    del running[name]
-                    continue
-                found[name].seconds.append(figures["seconds"])
-                found[name].peak_bytes = max(found[name].peak_bytes, figures["peak_bytes"])
+            for name, contestant in running.items():
+                if not found[name].error and (number == 1 or not VARIANTS[name].once):
+                    _step(found[name], contestant)
             tell(f"{point}: round {number} of {rounds}")
             yield found
+
+
+def _load(measurement: Measurement, contestant: Contestant, *, warms_up: bool) -> None:
+    """Wait until the contestant is loaded, and let it take its step to warm up."""
+    try:
+        contestant.hear()
+        if warms_up:
+            contestant.step()
+    except ContestantFailed as failure:
+        measurement.error = str(failure)
+
+
+def _step(measurement: Measurement, contestant: Contestant) -> None:
+    """Let the contestant take a measured step."""
+    try:
+        figures = contestant.step()
+    except ContestantFailed as failure:
+        measurement.error = str(failure)
+        return
+    measurement.seconds.append(figures["seconds"])
+    measurement.peak_bytes = max(measurement.peak_bytes, figures["peak_bytes"])

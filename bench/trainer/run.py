@@ -53,16 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _write(options.results, facts, contests, others)
         print(f"\n{point.title} ({point.precision()})\n{render_lines(contests[name].lines())}\n", flush=True)
     for name in options.others:
-        others[name] = _measure_other(name, options.repeats)
-        print(f"{name}: {median(others[name]):.2f} ({', '.join(f'{value:.2f}' for value in others[name])})", flush=True)
+        others |= _measure_other(name, options.repeats)
+    for name, values in others.items():
+        print(f"{name}: {median(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})", flush=True)
     _write(options.results, facts, contests, others)
     print(f"\n{render_verdicts(judge(Figures(contests, others)))}", flush=True)
 
 
-def _measure_other(name: str, repeats: int) -> list[float]:
-    if name == "start_up":
-        return [start_up.measure().own for _ in range(repeats)]
-    return generation.measure_ratios(repeats)
+def _measure_other(name: str, repeats: int) -> dict[str, list[float]]:
+    if name == "generation":
+        return {name: generation.measure_ratios(repeats)}
+    spent = [start_up.measure() for _ in range(repeats)]
+    return {name: [one.wall for one in spent], f"{name}_cpu": [one.cpu for one in spent]}
 
 
 def _write(folder: Path, facts: dict[str, Any], contests: dict[str, Contest], others: dict[str, list[float]]) -> None:

@@ -1,7 +1,8 @@
 """How long a job waits for its first optimizer step, once its process is started.
 
-The product's own command runs a workspace; its events are stamped here as they arrive. Wall time, as a user waits. What
-an interpreter that only imports torch needs is measured beside it and subtracted: nothing here can change that.
+The product's own command runs a workspace; the word that training begins is stamped as it arrives. What an interpreter
+that only imports torch needs is measured beside it and subtracted: nothing here can change that. Wall time is what a
+user waits for; CPU time tells the same on a busy machine, where wall time tells how busy it is.
 """
 
 from __future__ import annotations
@@ -17,44 +18,41 @@ from pathlib import Path
 
 import msgspec
 
+from bench.api.machine import cpu_seconds
 from bench.trainer.points import ADAPTER, ROOT, default_batch, default_reference
-from worker.training.events import EVENTS_FD, MetricsEvent
+from worker.training.events import EVENTS_FD
 from worker.training.spec import SPEC_FILE, TRAINING_FILE, EvaluationSettings, RuntimeSettings, TrainingSpec
 
-
-class _Kind(msgspec.Struct):
-    type: str
-
-
-_kind = msgspec.json.Decoder(_Kind).decode
-_metrics = msgspec.json.Decoder(MetricsEvent).decode
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, slots=True)
-class StartUp:
-    """Seconds on the wall: until torch alone is imported, and until the first optimizer step begins."""
+class Spent:
+    """Seconds of ``wall`` and of ``cpu`` time."""
 
-    torch: float
-    first_step: float
+    wall: float
+    cpu: float
 
-    @property
-    def own(self) -> float:
-        """What the product adds."""
-        return self.first_step - self.torch
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.wall - other.wall, self.cpu - other.cpu)
 
 
-def measure(method: str = "supervised") -> StartUp:
-    """Start the product's trainer once on a workspace of the default model and return what it took."""
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import torch"], env=os.environ | _ENVIRONMENT, check=True)
-    torch = time.perf_counter() - started
+def measure(method: str = "supervised") -> Spent:
+    """Start the product's trainer once on the default model and return what it needs beyond importing torch."""
     workspace = Path(tempfile.mkdtemp(prefix="start-up-"))
     try:
         _fill(workspace, method)
-        return StartUp(torch, _until_first_step(workspace))
+        return _until_first_step(workspace) - _import_of_torch()
     finally:
         shutil.rmtree(workspace)
+
+
+def _import_of_torch() -> Spent:
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-c", "import torch"], env=os.environ | _ENVIRONMENT)
+    _, _, usage = os.wait4(process.pid, 0)
+    process.returncode = 0
+    return Spent(time.perf_counter() - started, usage.ru_utime + usage.ru_stime)
 
 
 def _fill(workspace: Path, method: str) -> None:
@@ -72,8 +70,8 @@ def _fill(workspace: Path, method: str) -> None:
     (workspace / SPEC_FILE).write_text(spec.model_dump_json(), encoding="utf-8")
 
 
-def _until_first_step(workspace: Path) -> float:
-    """Return the seconds from starting the process to the beginning of its first step."""
+def _until_first_step(workspace: Path) -> Spent:
+    """Return what passes from starting the process to the beginning of its first step."""
     reading, writing = os.pipe()
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -86,10 +84,14 @@ def _until_first_step(workspace: Path) -> float:
     try:
         with os.fdopen(reading, "rb") as events:
             for line in events:
-                if _kind(line).type == "metrics":
-                    arrived = time.perf_counter()
-                    return arrived - started - _metrics(line).seconds
+                if _begins_training(line):
+                    return Spent(time.perf_counter() - started, cpu_seconds(process.pid))
     finally:
         process.kill()
         process.wait()
     raise RuntimeError("the trainer ended before its first step; its messages are above")
+
+
+def _begins_training(line: bytes) -> bool:
+    event = msgspec.json.decode(line)
+    return bool(event["type"] == "phase" and event["phase"] == "training")

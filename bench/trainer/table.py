@@ -6,12 +6,12 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from bench.trainer.bars import Verdict
     from bench.trainer.record import Line
 
-_HEADS = ("variant", "s/step", "range", "us/token", "x ours", "by FLOPs", "GFLOP/s", "of peak", "MiB")
+_HEADS = ("variant", "s/step", "range", "us/token", "x ours", "by FLOPs", "GFLOP/s", "of peak", "MiB", "rounds")
 
 
 def render_lines(lines: Sequence[Line]) -> str:
@@ -27,7 +27,7 @@ def render_verdicts(verdicts: Iterable[Verdict]) -> str:
     for verdict in verdicts:
         sign = ">=" if verdict.bar.sense == "at least" else "<="
         rows.append((verdict.bar.text, f"{sign} {verdict.bar.limit:g}", _number(verdict.value, 3), verdict.state))
-    return _align(rows)
+    return _align(rows, texts=(0, 3))
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -41,6 +41,7 @@ def _cells(line: Line) -> tuple[str, ...]:
         _number(line.gflops, 1),
         _number(line.share_of_peak, 3),
         _number(line.peak_mib, 0),
+        str(line.rounds),
     )
 
 
@@ -48,11 +49,12 @@ def _number(value: float, digits: int) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _align(rows: Sequence[Sequence[str]]) -> str:
+def _align(rows: Sequence[Sequence[str]], texts: Collection[int] = (0,)) -> str:
+    """Return ``rows`` in columns, those of the numbers in ``texts`` to the left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column in {0, len(widths) - 1 if len(widths) == 4 else 0} else cell.rjust(width)
+            cell.ljust(width) if column in texts else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

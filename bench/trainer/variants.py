@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Task = Literal["products", "supervised", "nlft_cached", "nlft_online", "scoring", "two_prompts"]
+# Beside the product the second point has TRL at its better settings alone, to keep a run short.
+_NOT_DEFAULT = ("bench", "gpu-0.5b", "gpu-8b")
 _BFLOAT16 = {"precision": "bfloat16"}
 _PLAIN_STEPS = {"gradient_checkpointing": False}
 
@@ -25,6 +27,7 @@ class Variant:
         options: Further arguments of that function.
         points: Names of the points where it runs.
         peak: Name of the variant that measures the limit for its precision.
+        once: Takes one step in all, since it is too slow to be repeated; good for its memory and for a rough time.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     points: tuple[str, ...] = ("bench", "default", "gpu-0.5b", "gpu-8b")
     peak: str = "products"
+    once: bool = False
 
     @property
     def is_ours(self) -> bool:
@@ -78,7 +82,7 @@ VARIANTS = {
             {**_nlft(scoring="online"), "shares_prefixes": False},
         ),
         Variant("nlft_shared", "ours, NLFT, online scoring", "nlft_online", "ours:train", _nlft(scoring="online")),
-        Variant("scoring", "ours, the scoring passes alone", "scoring", "ours:score"),
+        Variant("scoring", "ours, the scoring passes alone", "scoring", "ours:score", points=_NOT_DEFAULT),
         Variant(
             "supervised_bf16",
             "ours, supervised, bfloat16 base",
@@ -88,8 +92,15 @@ VARIANTS = {
             points=("bench",),
             peak="products_bf16",
         ),
-        Variant("plain", "transformers and PEFT, plain loop", "supervised", "loops:train_plain"),
-        Variant("trl", "TRL SFTTrainer, defaults", "supervised", "trl_opponents:train_supervised", _sft()),
+        Variant("plain", "transformers and PEFT, plain loop", "supervised", "loops:train_plain", points=_NOT_DEFAULT),
+        Variant(
+            "trl",
+            "TRL SFTTrainer, defaults",
+            "supervised",
+            "trl_opponents:train_supervised",
+            _sft(),
+            points=_NOT_DEFAULT,
+        ),
         Variant(
             "trl_padded",
             "TRL SFTTrainer, no checkpointing",
@@ -110,7 +121,7 @@ VARIANTS = {
             "two_prompts",
             "trl_opponents:train_two_prompts",
             _sft(**_PLAIN_STEPS, distillation_mode="sampled_token", distillation_alpha=1.0),
-            points=("bench", "gpu-0.5b", "gpu-8b"),
+            points=_NOT_DEFAULT,
         ),
         Variant(
             "published_1",
@@ -118,7 +129,7 @@ VARIANTS = {
             "nlft_online",
             "loops:train_published",
             {"rows_together": 1},
-            points=("bench", "gpu-0.5b", "gpu-8b"),
+            points=_NOT_DEFAULT,
         ),
         Variant(
             "published_all",
@@ -127,6 +138,7 @@ VARIANTS = {
             "loops:train_published",
             {"rows_together": 1_000_000},
             points=("bench",),
+            once=True,
         ),
     )
 }

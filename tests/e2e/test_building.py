@@ -137,6 +137,30 @@ def test_a_judge_that_refuses_everything_fails_the_job_and_names_the_stage(
     assert "Asked endpoints" in messages(client, job)
 
 
+def scored(client: OpenAI, job: FineTuningJob) -> list[tuple[int, int]]:
+    """Return, for each time that contexts were scored, how many scores had been kept and how many were made."""
+    events = [event.data for event in client.fine_tuning.jobs.list_events(job.id, limit=100)]
+    return [(data["recalled"], data["scored"]) for data in events if isinstance(data, dict) and "recalled" in data]
+
+
+def test_a_second_job_on_the_same_rows_scores_no_context_again(client: OpenAI) -> None:
+    rows = b"".join(
+        json.dumps({**json.loads(row), "response": "1 2", "correct": True}).encode() + b"\n"
+        for row in raw_rows("figs").splitlines()
+    )
+    chosen = {**SMALL["hyperparameters"], "scoring": "frozen"}
+    method = {"type": "nlft", "nlft": {"hyperparameters": chosen}}
+    first = wait(client, create(client, rows, method).id)
+    assert first.status == "succeeded", (first.error, messages(client, first))
+    ((recalled, made),) = scored(client, first)
+    assert recalled == 0
+    assert made >= QUESTIONS
+    method = {"type": "nlft", "nlft": {"hyperparameters": {**chosen, "reference_threshold": 0.5}}}
+    second = wait(client, create(client, rows, method).id)
+    assert second.status == "succeeded"
+    assert scored(client, second) == [(made, 0)]
+
+
 def test_an_endpoint_that_nobody_set_up_is_refused_when_the_job_is_created(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
         create(client, raw_rows("nuts"), nlft(judge={"type": "endpoint", "model": "nobody"}))

@@ -19,7 +19,15 @@ from tests.fixtures.tiny_models import TinyModel
 from tests.training.builders import RecordingObserver, make_workspace, sum_rows
 from tests.training.ranked import Case, End
 from worker.training.errors import TrainingStopped
-from worker.training.events import CheckpointEvent, EvaluationEvent, Event, MetricsEvent, ProgressEvent, decode
+from worker.training.events import (
+    CheckpointEvent,
+    EvaluationEvent,
+    Event,
+    MetricsEvent,
+    ProgressEvent,
+    StageEvent,
+    decode,
+)
 from worker.training.spec import EvaluationSettings, LoraSettings, TrainingSpec
 from worker.training.trainer import train
 
@@ -32,6 +40,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "supervised": {"method": "supervised"},
     "nlft, frozen": {"method": "nlft", "evaluation": EvaluationSettings(max_new_tokens=4)},
     "nlft, online": {"method": "nlft", "hyperparameters": ONLINE},
+    "nlft, epoch": {"method": "nlft", "hyperparameters": {"scoring": "epoch"}},
     "fewer examples than processes": {"method": "supervised", "hyperparameters": {"batch_size": 1, "n_epochs": 1}},
 }
 DROPOUT = {"method": "supervised", "adapter": LoraSettings(r=4, dropout=0.2)}
@@ -129,8 +138,9 @@ def test_two_processes_train_what_one_does(alone: Alone, pair: Path, name: str) 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_first_process_tells_what_one_process_tells(alone: Alone, pair: Path, name: str) -> None:
     folder, observer = alone(name)
+    # How many parts scores are kept in depends on who made them.
     found, expected = (
-        [type(event).__name__ for event in events if not isinstance(event, ProgressEvent)]
+        [type(event).__name__ for event in events if not isinstance(event, ProgressEvent | StageEvent)]
         for events in (events_of(pair / name), observer.events)
     )
     assert found == expected

@@ -23,6 +23,7 @@ EVERYTHING = {"scoring": "online", "hindsight_weight": 1.0, "cluster": "similari
 RUNS: dict[str, dict[str, Any]] = {
     "supervised with dropout": {"method": "supervised", "adapter": LoraSettings(r=4, dropout=0.2)},
     "nlft, frozen": {"method": "nlft"},
+    "nlft, once an epoch": {"method": "nlft", "scoring": "epoch"},
     "nlft, online, all terms, dropout": {"method": "nlft", "adapter": LoraSettings(r=4, dropout=0.1), **EVERYTHING},
 }
 STEPS = 9

@@ -20,7 +20,7 @@ LINE_BYTES = 1 << 20
 Phase = Literal[
     "preparing", "rollout", "grading", "judging", "scoring", "training", "evaluating", "explaining", "saving"
 ]
-Stage = Literal["rollout", "grading", "judging"]
+Stage = Literal["rollout", "grading", "judging", "scoring"]
 
 
 class PhaseEvent(msgspec.Struct, tag="phase", tag_field="type", frozen=True):
@@ -90,7 +90,7 @@ class EvaluationEvent(msgspec.Struct, tag="evaluation", tag_field="type", frozen
 
 
 class StageEvent(msgspec.Struct, tag="stage", tag_field="type", frozen=True):
-    """Part ``part`` of a building stage is done and lies in ``path``, relative to the workspace.
+    """Part ``part`` of a stage is done and lies in ``path``, relative to the workspace.
 
     The same ``key`` always means the same content, so whoever keeps the file can put it back before a later run, of
     this job or another, and the stage is not run again. ``summary`` has the counts that its owner should see.

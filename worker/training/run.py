@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from worker.training.building.kept_rows import KeptRows
 from worker.training.chronicle import Chronicle
+from worker.training.context_scores import ContextScores
 from worker.training.data.rendering import ModelRenderer
 from worker.training.engine.checkpoint import Checkpointer, fingerprint
 from worker.training.engine.folders import describe_file
@@ -60,6 +61,7 @@ class Run:
     optimizer: AdapterOptimizer
     checkpointer: Checkpointer
     chronicle: Chronicle
+    scores: ContextScores
     total_steps: int
     progress: Progress
     saved_step: int = 0
@@ -146,8 +148,8 @@ def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Sur
     chronicle = Chronicle(workspace, spec, recipe, data, loaded.tokenizer)
     training_sha256 = str(describe_file(workspace / TRAINING_FILE)["sha256"])
     state = fingerprint(spec, training_sha256)
-    # Files of the run are the first rank's; the others only read the tensors of a checkpoint.
-    files = {**chronicle.companions, **KeptRows.of_workspace(workspace).files} if ranks.is_first else {}
+    scores = ContextScores(workspace, spec, recipe, data, loaded)
+    files = {**chronicle.companions, **scores.companions, **KeptRows.of_workspace(workspace).files}
     for limitation in scorer.limitations:
         observer.emit(MessageEvent("warn", limitation))
     return Run(
@@ -164,8 +166,10 @@ def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Sur
         scorer=scorer,
         stepper=Stepper(scorer, recipe.method, chosen, ranks),
         optimizer=optimizer,
-        checkpointer=Checkpointer(workspace, adapted, optimizer, state, files),
+        # Files of the run are the first rank's; the others only read the tensors of a checkpoint.
+        checkpointer=Checkpointer(workspace, adapted, optimizer, state, files if ranks.is_first else {}),
         chronicle=chronicle,
+        scores=scores,
         total_steps=total_steps,
         progress=Progress(memory=scorer.memory.rung),
     )

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from worker.training.completions import Completions
     from worker.training.engine.parallel import Ranks
     from worker.training.engine.progress import StepRecord
@@ -81,7 +78,8 @@ def _run(run: Run, clock: PhaseClock) -> ResultEvent:
     with run.scorer.attention():
         if generators is None:
             run.ranks.on_first(lambda: _probe(run))
-        _score_cached(run)
+        if not _is_over(run):
+            run.scores.prepare(run.scorer, run.progress, run.ranks, pulse=run.pulse, observer=run.observer)
         if generators is None:
             run.ranks.on_first(lambda: run.chronicle.begin(run.scorer, run.observer))
         else:
@@ -145,31 +143,12 @@ def _probe(run: Run) -> None:
     run.observer.emit(MessageEvent(finding.level, finding.message, dict(finding.data)))
 
 
-def _score_cached(run: Run) -> None:
-    """Score, once for all epochs, the passes that the method wants cached."""
-    passes = run.recipe.method.passes(run.recipe.hyperparameters)
-    cached = [scoring_pass for scoring_pass in passes if scoring_pass.cached]
-    if not cached:
-        return
-    run.enter("scoring")
-    rows = [*run.data.training, *run.data.validation]
-    shares = share_out([row.tokens(cached) for row in rows], run.ranks.size)
-
-    def score_share() -> list[dict[str, NDArray[np.float32]]]:
-        own = [rows[index] for index in shares[run.ranks.rank]]
-        run.scorer.fill_cache(own, passes, run.pulse.beat)
-        return [row.cached for row in own]
-
-    for share, scores in zip(shares, run.ranks.gather(score_share), strict=True):
-        for index, found in zip(share, scores, strict=True):
-            rows[index].cached.update(found)
-
-
 def _train(run: Run) -> None:
     """Make optimizer steps until the last epoch is over or patience runs out."""
     chosen, progress = run.recipe.hyperparameters, run.progress
     run.enter("training")
-    while progress.step < run.total_steps and not progress.stopped_early:
+    while not _is_over(run):
+        _renew_scores(run)
         started = time.monotonic()
         rows = progress.next_batch(len(run.data.training), chosen.batch_size, run.spec.seed)
         examples = [run.data.training[index] for index in rows]
@@ -199,6 +178,19 @@ def _train(run: Run) -> None:
             _save_checkpoint(run)
 
 
+def _renew_scores(run: Run) -> None:
+    """Where the method wants it, score the contexts again before an epoch."""
+    if run.progress.position != 0:
+        return
+    try:
+        has_scored = run.scores.prepare(run.scorer, run.progress, run.ranks, pulse=run.pulse, observer=run.observer)
+    except TrainingStopped:
+        _save_checkpoint(run)
+        raise
+    if has_scored:
+        run.enter("training")
+
+
 def _validate(run: Run, record: StepRecord) -> None:
     """Compute loss and accuracy on the validation rows, enter them into ``record``, and run out of patience or not."""
     if not run.data.validation:
@@ -222,10 +214,13 @@ def _tell_step(run: Run, record: StepRecord) -> None:
     run.observer.emit(record.to_event(run.total_steps))
 
 
+def _is_over(run: Run) -> bool:
+    return run.progress.step >= run.total_steps or run.progress.stopped_early
+
+
 def _is_checkpoint_due(run: Run) -> bool:
     every = run.spec.runtime.checkpoint_steps
-    is_last = run.progress.step == run.total_steps or run.progress.stopped_early
-    return is_last or (run.progress.step % every == 0 if every else run.progress.position == 0)
+    return _is_over(run) or (run.progress.step % every == 0 if every else run.progress.position == 0)
 
 
 def _save_checkpoint(run: Run) -> None:

@@ -39,8 +39,8 @@ class ScoringPass:
         with_grad: The log-probabilities carry gradient. Costs a backward pass.
         with_adapter: False scores with the bare base model.
         with_hidden: Also return the final hidden states of the predicting positions.
-        cached: Score once at the start with the bare base model and reuse every epoch; needs ``with_grad`` and
-            ``with_adapter`` False.
+        cached: Score before the first step and reuse at every step, by the bare base model where not ``renewed``.
+        renewed: A cached pass that is scored again before every epoch, by the model as trained until then.
     """
 
     name: str
@@ -49,12 +49,15 @@ class ScoringPass:
     with_adapter: bool = True
     with_hidden: bool = False
     cached: bool = False
+    renewed: bool = False
 
     def __post_init__(self) -> None:
         if not self.with_adapter and self.with_grad:
             raise ValueError(f"pass {self.name}: without the adapter there is nothing to take a gradient of")
-        if self.cached and (self.with_grad or self.with_adapter or self.with_hidden):
-            raise ValueError(f"pass {self.name}: only log-probabilities of the bare base model can be cached")
+        if self.cached and (self.with_grad or self.with_hidden):
+            raise ValueError(f"pass {self.name}: only log-probabilities without gradient can be cached")
+        if (self.cached and self.with_adapter) != self.renewed:
+            raise ValueError(f"pass {self.name}: renewed is what is cached with the adapter, and nothing else")
 
 
 @dataclass(frozen=True, slots=True)

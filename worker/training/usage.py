@@ -83,7 +83,12 @@ def measure_usage(
         for one in passes
         if not one.cached
     )
-    scored = sum(example.tokens([one for one in passes if one.cached]) for example in prepared)
+    scored = sum(
+        example.tokens([one]) * (max(1, progress.epoch) if one.renewed else 1)
+        for example in prepared
+        for one in passes
+        if one.cached
+    )
     spent = clock.spent()
     figures: dict[str, float] = {
         "rows": len(prepared),

@@ -59,20 +59,20 @@ def test_prefixes_shorter_than_worth_it_are_not_shared() -> None:
     assert [(s.document, s.start) for s in find_segments(ids, shares=True)[0]] == [(0, 0), (1, 0)]
 
 
-@given(FOREST, st.integers(1, 60))
-def test_groups_hold_every_document_once_within_the_budget(rows: list[list[int]], budget: int) -> None:
+@given(FOREST, st.integers(1, 60), st.booleans())
+def test_groups_hold_every_document_once_within_the_budget(rows: list[list[int]], budget: int, shares: bool) -> None:
     ids = arrays([row or [0] for row in rows])
-    groups = group_by_prefix(ids, budget)
+    groups = group_by_prefix(ids, budget, shares=shares)
     assert sorted(index for group in groups for index in group) == list(range(len(ids)))
     for group in groups:
-        segments, _ = find_segments([ids[index] for index in group], shares=True)
+        segments, _ = find_segments([ids[index] for index in group], shares=shares)
         assert len(group) == 1 or sum(s.stop - s.start for s in segments) <= budget
 
 
 def test_documents_that_begin_alike_come_into_the_same_group() -> None:
     stem, other, *tails = documents(30, 40, 5, 5, 5)
     ids = [np.concatenate([stem.input_ids, tail.input_ids]) for tail in tails]
-    groups = group_by_prefix([ids[0], other.input_ids, ids[1], other.input_ids + 1, ids[2]], 45)
+    groups = group_by_prefix([ids[0], other.input_ids, ids[1], other.input_ids + 1, ids[2]], 45, shares=True)
     assert [0, 2, 4] in [sorted(group) for group in groups]
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from worker.training.engine.optimizer import AdapterOptimizer
 from worker.training.engine.scoring import PreparedExample, Scorer
 from worker.training.engine.step import Stepper
 from worker.training.methods import METHODS
-from worker.training.methods.auto import RunFacts
+from worker.training.methods.auto import AUTO, RunFacts
 from worker.training.methods.base import Hyperparameters, Method, find_problems
 from worker.training.spec import LoraSettings
 
@@ -37,11 +37,30 @@ RENDERER = ModelRenderer(build_tokenizer())
 METHOD_ROWS = [(method, kind) for method in METHODS.values() for kind in method.example_types]
 
 
+def variants(method: Method) -> list[dict[str, Any]]:
+    """Every choice among fixed words that the method offers, one at a time, beside the defaults."""
+    fields = method.hyperparameters_type.model_fields.items()
+    choices = [(name, choice) for name, field in fields for choice in _words(field.annotation)]
+    return [{}, *({name: choice} for name, choice in choices)]
+
+
+def _words(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [word for word in get_args(annotation) if word != AUTO]
+    return []
+
+
+METHOD_VARIANTS = [(method, kind, values) for method, kind in METHOD_ROWS for values in variants(method)]
+
+
 def name_of(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={choice}" for name, choice in value.items()) or "defaults"
     return value.__name__ if isinstance(value, type) else type(value).__name__
 
 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+every_variant = pytest.mark.parametrize(("method", "kind", "values"), METHOD_VARIANTS, ids=name_of)
 every_method_and_row = pytest.mark.parametrize(("method", "kind"), METHOD_ROWS, ids=name_of)
 
 
@@ -85,9 +104,11 @@ def test_passes_are_named_once_and_the_main_one_is_trained(method: Method) -> No
     assert passes[method.main_pass].with_grad
 
 
-@every_method_and_row
-def test_complete_rows_are_accepted_and_every_pass_is_rendered(method: Method, kind: type[Example]) -> None:
-    chosen = choose(method)
+@every_variant
+def test_complete_rows_are_accepted_and_every_pass_is_rendered(
+    method: Method, kind: type[Example], values: Mapping[str, Any]
+) -> None:
+    chosen = choose(method, **values)
     assert [find_problems(method, row, 1) for row in ROWS[kind]] == [()] * len(ROWS[kind])
     rendered = [example.rendered for example in prepare(method, kind, chosen)]
     main = next(p.sequence for p in method.passes(chosen) if p.name == method.main_pass)
@@ -97,9 +118,11 @@ def test_complete_rows_are_accepted_and_every_pass_is_rendered(method: Method, k
     assert len({frozenset(example.values) for example in rendered}) == 1
 
 
-@every_method_and_row
-def test_loss_is_finite_differentiable_and_independent_of_the_batch(method: Method, kind: type[Example]) -> None:
-    chosen = choose(method)
+@every_variant
+def test_loss_is_finite_differentiable_and_independent_of_the_batch(
+    method: Method, kind: type[Example], values: Mapping[str, Any]
+) -> None:
+    chosen = choose(method, **values)
     examples = prepare(method, kind, chosen)
     adapted = adapt(random_model("llama"))
     scorer = Scorer(adapted, micro_batch_tokens=10_000)

@@ -98,6 +98,7 @@ def test_metrics_are_means_over_examples() -> None:
     ("settings", "names"),
     [
         ({"scoring": "online"}, ["base", "reference", "judgment"]),
+        ({"scoring": "epoch"}, ["base", "reference", "judgment", "judged_base"]),
         ({"scoring": "frozen"}, ["base", "reference", "judgment", "judged_base"]),
         ({"scoring": "frozen", "hindsight_weight": 1.0}, ["base", "reference", "judgment", "judged_base", "hindsight"]),
     ],
@@ -106,7 +107,9 @@ def test_passes(settings: dict[str, Any], names: list[str]) -> None:
     passes = METHOD.passes(NLFTHyperparameters.model_validate(settings))
     assert [scoring_pass.name for scoring_pass in passes] == names
     guided = [p for p in passes if p.name in {"reference", "judgment", "judged_base"}]
-    assert all(p.cached == (settings["scoring"] == "frozen") for p in guided)
+    assert all(p.cached == (settings["scoring"] != "online") for p in guided)
+    assert all(p.renewed == (settings["scoring"] == "epoch") for p in guided)
+    assert all(p.with_adapter == (settings["scoring"] != "frozen") for p in guided)
     assert [p.name for p in passes if p.with_grad] == [name for name in names if name in {"base", "hindsight"}]
 
 

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from pydantic import ValidationError
 
 from worker.training.building.needs import find_needs, is_ungraded
 from worker.training.data.examples import NLFTExample
 from worker.training.data.reader import Row
 from worker.training.events import Stage
+from worker.training.methods import METHODS
+from worker.training.methods.auto import AUTO
 from worker.training.spec import SelfJudge, SpecModel, TrainingSpec
 
 _FORMAT = 1
@@ -45,6 +48,24 @@ def stage_keys(spec: TrainingSpec, rows: Sequence[Row]) -> Mapping[Stage, str]:
         chosen = (building.pass_threshold, building.mixture, spec.seed)
         keys["judging"] = _digest(keys.get("grading"), building.grader, building.judge, model, chosen, rows)
     return keys
+
+
+def scores_key(base_digest: str) -> str:
+    """Return the key under which scores by this base model are kept, whatever was scored."""
+    return _digest("scores", base_digest)
+
+
+def wants_scores(spec: TrainingSpec) -> bool:
+    """Return whether a run of ``spec`` scores texts ahead with its bare base model."""
+    method = METHODS.get(spec.method)
+    if method is None:
+        return False
+    settled = {name: value for name, value in spec.hyperparameters.items() if value != AUTO}
+    try:
+        passes = method.passes(method.hyperparameters_type.model_validate(settled))
+    except ValidationError:
+        return False  # the child will say what is wrong
+    return any(scoring_pass.cached and not scoring_pass.renewed for scoring_pass in passes)
 
 
 def text_digest(*texts: str | None) -> str:

@@ -42,7 +42,19 @@ class JudgmentRecord(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
-R = TypeVar("R", Rollout, GradeRecord, JudgmentRecord)
+class ScoreRecord(msgspec.Struct, frozen=True):
+    """Log-probabilities of a text, told by a ``digest`` of it and of what decides their bits.
+
+    ``logprobs`` are little-endian float32, ``check`` is a digest of both.
+    """
+
+    digest: str
+    logprobs: bytes
+    check: str = ""
+
+
+MOST_PARTS = 1_000_000
+R = TypeVar("R", Rollout, GradeRecord, JudgmentRecord, ScoreRecord)
 
 
 def part_path(stage: Stage, key: str, part: int) -> str:
@@ -58,6 +70,12 @@ class PartStore(Generic[R]):
     stage: Stage
     key: str
     record_type: type[R]
+
+    def parts(self) -> list[int]:
+        """Return the numbers of the parts that are there."""
+        folder = (self.workspace / part_path(self.stage, self.key, 0)).parent
+        names = (path.stem.removeprefix("part-") for path in folder.glob("part-*.jsonl"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def load(self, part: int) -> list[R] | None:
         """Return the records of a part; None where there is none, or none that can be read."""

@@ -55,17 +55,17 @@ def find_segments(ids: Sequence[NDArray[np.int32]], *, shares: bool) -> tuple[li
     return segments, paths
 
 
-def group_by_prefix(ids: Sequence[NDArray[np.int32]], budget: int) -> list[list[int]]:
+def group_by_prefix(ids: Sequence[NDArray[np.int32]], budget: int, *, shares: bool) -> list[list[int]]:
     """Return indices of documents in micro-batches of at most ``budget`` tokens, those that begin alike together.
 
-    Tokens that two neighbours share count once; an oversized document comes alone.
+    Where it ``shares``, tokens that two neighbours begin with count once. An oversized document comes alone.
     """
     order = sorted(range(len(ids)), key=lambda index: ids[index].astype(">i4").tobytes())
     groups: list[list[int]] = []
     total = 0
     for position, index in enumerate(order):
         own = len(ids[index])
-        common = _common(ids[order[position - 1]], ids[index]) if position else 0
+        common = _common(ids[order[position - 1]], ids[index]) if position and shares else 0
         added = own - (common if common >= LEAST_SHARED else 0)
         if groups and total + added <= budget:
             groups[-1].append(index)

@@ -12,9 +12,9 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from worker.training.engine.cache_filling import CacheFill, CacheFiller
 from worker.training.engine.forward import DocumentScores
 from worker.training.engine.memory import MemoryLadder
-from worker.training.engine.packing import group_by_budget
 from worker.training.engine.prefixes import group_by_prefix
 from worker.training.engine.probe import choose_forward
 from worker.training.types import ScoredBatch, TokenScores
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from worker.training.engine.forward import Forward
+    from worker.training.engine.score_cache import ScoreStore
     from worker.training.types import RenderedExample, ScoringPass, TokenSequence
 
 
@@ -112,28 +113,37 @@ class Scorer:
             lambda: self.score(examples, passes)[0], [example.tokens(passes) for example in examples], lambda: None
         )
 
+    def group(self, documents: Sequence[TokenSequence]) -> list[list[int]]:
+        """Return indices of ``documents`` in micro-batches, those that can share their beginning together."""
+        ids = [document.input_ids for document in documents]
+        return group_by_prefix(ids, self.memory.micro_batch_tokens, shares=self._forward.shares)
+
     def fill_cache(
-        self, examples: Sequence[PreparedExample], passes: Sequence[ScoringPass], report: Callable[[int, int], None]
-    ) -> None:
-        """Score the cached ``passes`` once with the bare base model; ``report`` takes examples done and in all.
+        self,
+        examples: Sequence[PreparedExample],
+        passes: Sequence[ScoringPass],
+        report: Callable[[int, int], None],
+        store: ScoreStore | None = None,
+    ) -> CacheFill:
+        """Score the cached ``passes``, all of one kind, of ``examples`` as far as these lack them.
+
+        Args:
+            examples: Receive the scores.
+            passes: Those that are not cached are left out.
+            report: Takes the texts done and in all, between micro-batches.
+            store: Is asked first and told what was scored; only for scores of the bare base model.
 
         Raises:
-            DeviceOutOfMemoryError: A single example does not fit the device.
+            DeviceOutOfMemoryError: A single text does not fit the device.
         """
         cached = [scoring_pass for scoring_pass in passes if scoring_pass.cached]
-        sizes = [example.tokens(cached) for example in examples]
+        return CacheFiller(self, examples, cached, store).fill(report) if cached else CacheFill(0, 0)
 
-        def fill() -> None:
-            for group in group_by_budget(sizes, self.memory.micro_batch_tokens):
-                part = [examples[index] for index in group]
-                scores: dict[str, TokenScores] = {}
-                self._run(part, cached, scores, {})
-                for scoring_pass in cached:
-                    _store(part, scoring_pass, scores[scoring_pass.name])
-                report(group.stop, len(examples))
-
-        if cached and examples:
-            self.memory.fit(fill, sizes, lambda: None)
+    def score_texts(self, texts: Sequence[TokenSequence], kind: ScoringPass) -> list[NDArray[np.float32]]:
+        """Return the log-probabilities, float32 [n], of each of ``texts``, as a pass of this kind without gradient."""
+        found = self._score_documents(texts, kind)
+        logprobs = self._place([]) if found is None else found.logprobs
+        return np.split(logprobs.cpu().numpy(), np.cumsum([len(text.scored) for text in texts])[:-1])
 
     def _run(
         self,
@@ -163,7 +173,7 @@ class Scorer:
             if kind.with_grad:
                 with self._adapter_dropout():
                     return self._forward.score(documents)
-            groups = group_by_prefix([document.input_ids for document in documents], self.memory.micro_batch_tokens)
+            groups = self.group(documents)
             with torch.inference_mode():
                 parts = [self._forward.score([documents[index] for index in group]) for group in groups]
         return _in_order(documents, groups, parts)
@@ -229,9 +239,3 @@ def _kind(scoring_pass: ScoringPass) -> tuple[bool, bool]:
 
 def _select(examples: Sequence[PreparedExample], scoring_pass: ScoringPass) -> list[TokenSequence | None]:
     return [example.rendered.sequences.get(scoring_pass.sequence) for example in examples]
-
-
-def _store(examples: Sequence[PreparedExample], scoring_pass: ScoringPass, scores: TokenScores) -> None:
-    ends = np.cumsum(scores.lengths.cpu().numpy())
-    for example, logprobs in zip(examples, np.split(scores.logprobs.cpu().numpy(), ends[:-1]), strict=True):
-        example.cached[scoring_pass.name] = logprobs

@@ -42,7 +42,7 @@ class Workload:
     Attributes:
         main: Read by the main pass in an epoch; what ``trained_tokens`` counts.
         step_work: Work of a row in an epoch, in tokens of a pass without gradient.
-        cached_work: Work of a row once for all epochs, in the same unit.
+        cached_work: Work of a row outside of steps, for all epochs together, in the same unit.
         longest: Longest sequence of any row.
     """
 
@@ -111,7 +111,7 @@ def measure_workload(
         for scoring_pass in passes:
             tokens = lengths.get(scoring_pass.sequence, 0)
             if scoring_pass.cached:
-                cached_work += tokens
+                cached_work += tokens * (hyperparameters.n_epochs if scoring_pass.renewed else 1)
             else:
                 step_work += tokens * (BACKWARD_FACTOR if scoring_pass.with_grad else 1)
     count = max(1, len(rows))

@@ -53,9 +53,10 @@ class NLFTHyperparameters(SaliencyHyperparameters):
         description="How guidance is shown: `default` puts it behind the question, `paper` has the published order; or "
         "templates of your own.",
     )
-    scoring: Literal["online", "frozen"] = Field(
+    scoring: Literal["online", "epoch", "frozen"] = Field(
         "frozen",
         description="`online`: contexts are scored by the model being trained at every step, as published. "
+        "`epoch`: before every epoch, by the model as trained until then. "
         "`frozen`: once, by the base model; every epoch then costs what supervised training costs.",
     )
     nll_weight: float = Field(1.0, ge=0, description="Weight of the plain log-likelihood of right responses.")
@@ -142,7 +143,7 @@ class NLFT:
     def passes(self, hyperparameters: NLFTHyperparameters) -> tuple[ScoringPass, ...]:
         """Return base (gradient), reference and judgment, and what the scoring mode and the hindsight term add.
 
-        With frozen scoring b is the base model's too, since j / b compares two prompts, not two models.
+        Where contexts are scored ahead b is, too, since j / b compares two prompts, not two models.
         """
         hindsight = hyperparameters.hindsight_weight > 0
         base = ScoringPass("base", "base", with_grad=True, with_hidden=hyperparameters.cluster != "none")
@@ -152,9 +153,10 @@ class NLFT:
                 ScoringPass("reference", "reference"),
                 ScoringPass("judgment", "judgment", with_grad=hindsight),
             )
+        renewed = hyperparameters.scoring == "epoch"
         cached = tuple(
-            ScoringPass(name, sequence, with_adapter=False, cached=True)
-            for name, sequence in (("reference", "reference"), ("judgment", "judgment"), ("judged_base", "judged_base"))
+            ScoringPass(name, name, with_adapter=renewed, cached=True, renewed=renewed)
+            for name in ("reference", "judgment", "judged_base")
         )
         return (base, *cached, *([ScoringPass("hindsight", "judgment", with_grad=True)] if hindsight else []))
 

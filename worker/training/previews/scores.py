@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from worker.training.engine.packing import group_by_budget
 from worker.training.engine.scoring import PreparedExample
 from worker.training.types import RenderedExample, ScoredBatch, ScoringPass, TokenScores
 
@@ -94,9 +93,7 @@ def score_sequences(scorer: Scorer, wanted: Sequence[Wanted], check: Callable[[]
             for with_hidden in (True, False):
                 kind = [w for w in wanted if (w.with_adapter, w.with_hidden) == (with_adapter, with_hidden)]
                 scoring_pass = ScoringPass(_SEQUENCE, _SEQUENCE, with_adapter=with_adapter, with_hidden=with_hidden)
-                for group in group_by_budget(
-                    [len(w.sequence.input_ids) for w in kind], scorer.memory.micro_batch_tokens
-                ):
+                for group in scorer.group([w.sequence for w in kind]):
                     check()
                     found |= _score(scorer, [kind[index] for index in group], scoring_pass)
     return found
