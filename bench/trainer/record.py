@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.trainer import gemm
 from bench.trainer.flops import Shape, Work, documents, scored, trained
@@ -166,12 +165,6 @@ def read_lines(path: Path) -> list[Line]:
         return [
             Line(**{name: kinds.get(name, float)(value) for name, value in row.items()}) for row in csv.DictReader(file)
         ]
-
-
-def write_json(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write ``facts`` as readable JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _short(value: object) -> object:

@@ -4,7 +4,7 @@
     python -m bench.trainer.run --points bench --variants products,supervised --repeats 3
 
 Contests run at every point whose device is here, then the start of a job and the generation of responses are timed.
-The table goes to the screen, its figures to ``bench/results/trainer`` after every contest.
+Tables go to the screen, figures to ``bench/results/trainer`` after every round.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import worker.training.environment  # noqa: F401 # isort: skip - read when torch
 
 import argparse
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import IO, TYPE_CHECKING, Any
@@ -21,10 +20,11 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 
 from bench.trainer import generation, machine, start_up
-from bench.trainer.bars import Figures, judge
+from bench.trainer.bars import judge
 from bench.trainer.contest import compete
 from bench.trainer.points import MEASURED, POINTS, ROOT
-from bench.trainer.record import Contest, write_json, write_lines
+from bench.trainer.record import Contest
+from bench.trainer.store import save_bars, save_contest, save_figures
 from bench.trainer.table import render_lines, render_verdicts
 from bench.trainer.variants import VARIANTS
 
@@ -39,25 +39,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line chooses, print the tables and write the results."""
     options = _parse(arguments)
     facts = machine.describe() | {"repeats": options.repeats}
-    contests: dict[str, Contest] = {}
-    others: dict[str, list[float]] = {}
     for name in options.points:
         point = POINTS[name]
         if point.device == "cuda" and not torch.cuda.is_available():
             print(f"\n{point.title}: open, needs a CUDA device: make bench-trainer POINTS={name}", flush=True)
             continue
         chosen = [variant for variant in options.variants if name in VARIANTS[variant].points or name == "tiny"]
+        print(f"\n{point.title} ({point.precision()})", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             for measured in compete(name, chosen, rounds=options.repeats, open_log=_logs(Path(folder)), tell=_tell):
-                contests[name] = Contest(point, measured)
-                _write(options.results, facts, contests, others)
-        print(f"\n{point.title} ({point.precision()})\n{render_lines(contests[name].lines())}\n", flush=True)
+                contest = Contest(point, measured)
+                save_contest(options.results, contest, facts)
+        print(render_lines(contest.lines()), flush=True)
     for name in options.others:
-        others |= _measure_other(name, options.repeats)
-    for name, values in others.items():
-        print(f"{name}: {median(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})", flush=True)
-    _write(options.results, facts, contests, others)
-    print(f"\n{render_verdicts(judge(Figures(contests, others)))}", flush=True)
+        values = _measure_other(name, options.repeats)
+        save_figures(options.results, name, values, facts)
+        for key, found in values.items():
+            print(f"\n{key}: {median(found):.2f} ({', '.join(f'{value:.2f}' for value in found)})", flush=True)
+    print(f"\n{render_verdicts(judge(save_bars(options.results)))}", flush=True)
 
 
 def _measure_other(name: str, repeats: int) -> dict[str, list[float]]:
@@ -65,17 +64,6 @@ def _measure_other(name: str, repeats: int) -> dict[str, list[float]]:
         return {name: generation.measure_ratios(repeats)}
     spent = [start_up.measure() for _ in range(repeats)]
     return {name: [one.wall for one in spent], f"{name}_cpu": [one.cpu for one in spent]}
-
-
-def _write(folder: Path, facts: dict[str, Any], contests: dict[str, Contest], others: dict[str, list[float]]) -> None:
-    lines = [line for contest in contests.values() for line in contest.lines()]
-    write_lines(folder / "steps.csv", lines)
-    verdicts = [verdict.to_json() for verdict in judge(Figures(contests, others))]
-    rounds = {
-        name: {variant: asdict(found) for variant, found in contest.measurements.items()}
-        for name, contest in contests.items()
-    }
-    write_json(folder / "run.json", facts | {"bars": verdicts, "others": others, "rounds": rounds})
 
 
 def _logs(folder: Path) -> Any:

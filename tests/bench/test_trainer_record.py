@@ -9,6 +9,7 @@ from bench.trainer.bars import Bar, Figures, Verdict, judge
 from bench.trainer.contest import Measurement
 from bench.trainer.points import POINTS
 from bench.trainer.record import Contest, read_lines, write_lines
+from bench.trainer.store import save_bars, save_contest, save_figures
 from bench.trainer.table import render_lines, render_verdicts
 from bench.trainer.variants import VARIANTS
 
@@ -106,14 +107,27 @@ def test_other_figures_are_medians() -> None:
     assert "MISSED" not in render_verdicts(found.values())
 
 
+def test_results_of_several_runs_are_judged_together(tmp_path: Path) -> None:
+    facts = {"date": "2026-01-01", "commit": "c", "machine": "m", "gpu": None}
+    save_contest(tmp_path, contest(supervised=[1.0, 3.0], nlft_frozen=[1.0, 3.0]), facts)
+    save_figures(tmp_path, "generation", {"generation": [9.0, 8.5, 10.0]}, {**facts, "machine": "another"})
+    figures = save_bars(tmp_path)
+    assert figures.contests["tiny"].ratio("nlft_frozen") == 1
+    assert figures.other("generation") == 9.0
+    kept = json.loads((tmp_path / "bars.json").read_text())
+    assert kept["from"]["generation"]["machine"] == "another"
+    assert {bar["state"] for bar in kept["bars"] if bar["value"] is not None} == {"pass"}
+    assert save_bars(tmp_path).others == {"generation": [9.0, 8.5, 10.0]}
+
+
 def test_a_small_contest_is_run_recorded_and_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run.main(
         ["--points", "tiny", "--variants", "supervised", "--repeats", "1", "--others", "", "--results", str(tmp_path)]
     )
-    (line,) = read_lines(tmp_path / "steps.csv")
+    (line,) = read_lines(tmp_path / "tiny.csv")
     assert (line.point, line.variant, line.rounds, line.error) == ("tiny", "supervised", 1, "")
     assert line.seconds > 0
     assert line.ratio == 1
-    record = json.loads((tmp_path / "run.json").read_text())
-    assert len(record["rounds"]["tiny"]["supervised"]["seconds"]) == 1
+    record = json.loads((tmp_path / "tiny.json").read_text())
+    assert len(record["rounds"]["supervised"]["seconds"]) == 1
     assert "ours, supervised" in capsys.readouterr().out

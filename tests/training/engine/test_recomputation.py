@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tests.training.engine.prepared import make_scorer, prepare
 from tests.training.models import CONFIGS, adapt, gradients, inner, random_model
@@ -81,3 +82,14 @@ def test_the_dial_goes_back_and_stops_at_all() -> None:
 def test_layers_that_keep_nothing_are_not_counted() -> None:
     adapted = adapt(random_model("llama", num_hidden_layers=3), target_modules=["layers.1.mlp.up_proj"])
     assert CheckpointedLayers(adapted).total == 2
+
+
+def test_layers_below_the_lowest_trained_one_run_without_graph() -> None:
+    adapted = adapt(random_model("llama", num_hidden_layers=3), target_modules=["layers.1.mlp.up_proj"])
+    followed = []
+    for layer in (module for module in adapted.modules() if isinstance(module, GradientCheckpointingLayer)):
+        layer.register_forward_hook(lambda _module, _inputs, output: followed.append(output.requires_grad))
+    scorer = Scorer(adapted, micro_batch_tokens=1000)
+    followed.clear()
+    score(scorer)
+    assert followed == [False, True, True]

@@ -9,13 +9,14 @@ chooses.
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from worker.training.engine.attention import PACKED_ATTENTION, packed
+from worker.training.engine.last_layer import narrowed, reading
 from worker.training.engine.packing import pack_documents
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Forward:
         model: The base model, with or without adapter layers.
         packs: Several documents run at a time; else one by one.
         head: None scores through the model's own logits.
+        narrows: Of the last layer is computed what is read; needs ``head``.
         shares: In a pack, what documents begin with alike is computed once; needs ``packs``.
         limitations: What keeps the model from the fastest way, each a sentence.
     """
@@ -59,12 +61,13 @@ class Forward:
     model: PreTrainedModel
     packs: bool
     head: Head | None
+    narrows: bool = False
     shares: bool = False
     limitations: tuple[str, ...] = ()
 
     @contextmanager
     def attention(self) -> Iterator[None]:
-        """Switch the model to packed attention inside, back to its own (for generation) outside.
+        """Switch the model to the fast way inside, back to its own (for generation) outside.
 
         Raises:
             NotImplementedError: The model has attention of its own that does not go through the registry.
@@ -75,7 +78,8 @@ class Forward:
             if self.model.config._attn_implementation != PACKED_ATTENTION:
                 raise NotImplementedError("the model's attention cannot be replaced")
         try:
-            yield
+            with narrowed(self.model) if self.narrows else nullcontext():
+                yield
         finally:
             if self.packs:
                 self.model.set_attn_implementation(own)
@@ -98,7 +102,8 @@ class Forward:
         inputs: dict[str, Any] = {"input_ids": pack.input_ids, "use_cache": False}
         if self.packs:
             inputs["position_ids"] = pack.position_ids
-        with packed(pack.layout):
+        read = reading(pack.read, pack.input_ids.shape[1]) if self.narrows else nullcontext()
+        with packed(pack.layout), read:
             if self.head is not None:
                 hidden = self.model.base_model(**inputs).last_hidden_state[0, pack.predicting]
                 logprobs, hits = self.head.score(hidden, pack.targets)

@@ -71,6 +71,7 @@ class Pack:
         input_ids: int64 [1, T].
         position_ids: int64 [1, T], of each token in its documents.
         predicting: int64 [N], indices into T of the positions whose output predicts a scored token.
+        read: int64 [M], the same indices, each once.
         targets: int64 [N], the scored tokens.
         places: For each document the indices into T of its tokens, on the host.
     """
@@ -79,6 +80,7 @@ class Pack:
     input_ids: Tensor
     position_ids: Tensor
     predicting: Tensor
+    read: Tensor
     targets: Tensor
     places: tuple[NDArray[np.int64], ...]
 
@@ -91,12 +93,13 @@ def pack_documents(documents: Sequence[TokenSequence], device: torch.device, *, 
     boundaries = np.concatenate(([0], np.cumsum(lengths)))
     ranges = [range(*ends) for ends in pairwise(boundaries.tolist())]
     places = tuple(np.concatenate([ranges[index] for index in path]) for path in paths)
-    predicting = [own[document.scored - 1] for own, document in zip(places, documents, strict=True)]
+    predicting = np.concatenate([own[document.scored - 1] for own, document in zip(places, documents, strict=True)])
     return Pack(
         Layout(lengths, _place(boundaries, device, torch.int32), _share_keys(segments, ranges, device)),
         _place(np.concatenate([ids[s.document][s.start : s.stop] for s in segments]), device).unsqueeze(0),
         _place(np.concatenate([np.arange(s.start, s.stop) for s in segments]), device).unsqueeze(0),
-        _place(np.concatenate(predicting), device),
+        _place(predicting, device),
+        _place(np.unique(predicting), device),
         _place(np.concatenate([document.input_ids[document.scored] for document in documents]), device),
         places,
     )

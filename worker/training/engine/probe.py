@@ -17,6 +17,7 @@ import torch
 
 from worker.training.engine.forward import Forward
 from worker.training.engine.head import find_head
+from worker.training.engine.last_layer import find_narrowable
 from worker.training.engine.packing import pack_documents
 from worker.training.engine.prefixes import LEAST_SHARED
 from worker.training.types import TokenSequence
@@ -55,7 +56,10 @@ def choose_forward(model: PreTrainedModel, *, shares: bool = True) -> Forward:
     limitations = []
     head = find_head(model)
     if head is not None:
-        chosen, reason = _try(replace(chosen, head=head), chosen, documents, expected)
+        narrow = replace(chosen, head=head, narrows=bool(find_narrowable(model)))
+        chosen, reason = _try(narrow, chosen, documents, expected)
+        if chosen.head is None and narrow.narrows:
+            chosen, reason = _try(replace(narrow, narrows=False), chosen, documents, expected)
     if chosen.head is None:
         detail = "it is trained or no plain linear layer" if head is None else reason
         limitations.append(f"The base model's head is not scored the fast way ({detail}): expect more memory use.")
@@ -75,14 +79,14 @@ def choose_forward(model: PreTrainedModel, *, shares: bool = True) -> Forward:
 
 
 def _probe_documents(model: PreTrainedModel) -> list[TokenSequence]:
-    """Return two documents with a common prefix."""
+    """Return two documents with a common prefix, every other token scored: the last layer can leave out the rest."""
     vocabulary = model.config.get_text_config().vocab_size
     generator = np.random.default_rng(0)
     prefix, *branches = (
         generator.integers(vocabulary, size=length).astype(np.int32) for length in (_PREFIX_LENGTH, *_BRANCH_LENGTHS)
     )
     ids = [np.concatenate([prefix, branch]) for branch in branches]
-    return [TokenSequence(own, np.arange(1, len(own), dtype=np.int32)) for own in ids]
+    return [TokenSequence(own, np.arange(1, len(own), 2, dtype=np.int32)) for own in ids]
 
 
 def _try(
