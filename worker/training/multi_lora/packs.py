@@ -24,9 +24,10 @@ def join_packs(packs: Sequence[Pack]) -> tuple[Pack, list[slice]]:
         _join_layouts([pack.layout for pack in packs], starts),
         torch.cat([pack.input_ids for pack in packs], dim=1),
         torch.cat([pack.position_ids for pack in packs], dim=1),
-        torch.cat(predicting),
-        torch.cat([pack.targets for pack in packs]),
-        tuple(own + start for pack, start in zip(packs, starts, strict=False) for own in pack.places),
+        read=torch.cat([pack.read + start for pack, start in zip(packs, starts, strict=False)]),
+        predicting=torch.cat(predicting),
+        targets=torch.cat([pack.targets for pack in packs]),
+        places=tuple(own + start for pack, start in zip(packs, starts, strict=False) for own in pack.places),
     )
     return joined, [slice(*ends) for ends in pairwise(starts)]
 
