@@ -70,6 +70,23 @@ def test_what_rollouts_say(rollouts: Rollouts, expected: list[str]) -> None:
     assert codes(SOUND, rollouts=rollouts) == expected
 
 
+REASONED = "There are 3 boxes with 4 apples each, so 3 * 4 = 13 apples. #### 13"
+
+
+def reasoned(reference: str, *, wrong: bool = True) -> list[Row]:
+    rows = [
+        answered(number, correct=number % 2 == 0 or not wrong, reference=f"{reference} {number}")
+        for number in range(20)
+    ]
+    return lined(*(msgspec.structs.replace(row, response=REASONED) for row in rows))
+
+
+def test_results_cannot_tell_which_step_of_a_response_is_wrong() -> None:
+    assert codes(reasoned("####")) == ["references_without_steps"]
+    assert codes(reasoned("3 boxes of 4 make 3 * 4 = 12. ####")) == []
+    assert codes(reasoned("####", wrong=False)) == ["all_right"]
+
+
 def test_validation_rows_that_are_trained_are_named() -> None:
     held_out = lined(answered(3), answered(99), answered(5, correct=None))
     found = advise(SOUND, held_out)[0]

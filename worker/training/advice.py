@@ -17,6 +17,9 @@ _SHOWN_LINES = 20
 _FEWEST_ROWS = 10
 _MOST_CUT_OFF = 0.1
 _NEARLY_ALL = 0.9
+# A result stands in a few words; a response that reasons towards it takes several times as many.
+_WORDS_OF_A_RESULT = 4
+_WORDS_OF_REASONING = 12
 
 Level = Literal["info", "warn"]
 
@@ -199,6 +202,29 @@ def _advise_on_responses(rows: Sequence[Row]) -> Iterator[Advice]:
             f"{len(unjudged)} of {wrong} wrong responses have no judgment: their tokens are weighed by the reference "
             "alone, and none is lowered.",
             _placed(unjudged),
+        )
+
+    yield from _advise_on_results(rows, wrong)
+
+
+def _advise_on_results(rows: Sequence[Row], wrong: int) -> Iterator[Advice]:
+    """Warn where references hold a result and wrong responses a way to one: such references cannot tell which step."""
+    compared = [
+        row.line
+        for row in rows
+        if isinstance(row.example, NLFTExample)
+        and row.example.reference is not None
+        and len((row.example.answer or "").split()) >= _WORDS_OF_REASONING
+        and len(row.example.reference.split()) <= _WORDS_OF_A_RESULT
+    ]
+    if wrong and len(compared) > _NEARLY_ALL * len(rows):
+        yield Advice(
+            "references_without_steps",
+            "warn",
+            "The references hold a result only, the responses reason: in our measurements NLFT with such references "
+            "ended below the untrained model. Give worked references, or train right responses alone "
+            "(method supervised, mixture.max_wrong_per_question 0).",
+            _placed(compared),
         )
 
 
