@@ -63,7 +63,7 @@ def test_an_adapter_trained_beside_others_is_the_one_trained_alone(
     tmp_path: Path, tiny_model: TinyModel, shared: list[int], family: str, most: int
 ) -> None:
     model = tiny_model(family)
-    names = ["nlft", "all terms", "dropout", "few targets"] if family == "llama" else ["nlft", "dropout"]
+    names = ["nlft", "all terms", "plain", "dropout", "few targets"] if family == "llama" else ["nlft", "dropout"]
     group, futures = together(tmp_path / "together", model, names)
     group.run()
     for name, future in futures.items():
@@ -94,7 +94,7 @@ class Poisoning:
 def test_a_run_that_goes_mad_fails_alone_and_changes_no_bit_of_the_others(
     tmp_path: Path, tiny_model: TinyModel, shared: list[int], value: float
 ) -> None:
-    model, kept = tiny_model(), ["dropout"]
+    model, kept = tiny_model(), ["plain"]
 
     def poisoned(folder: Path, spec: TrainingSpec) -> Callable[[Member], ResultEvent]:
         return lambda member: train(folder, spec, NullObserver(), None, Poisoning(member, value))
@@ -237,7 +237,7 @@ def test_memory_that_does_not_suffice_for_a_shared_pass_changes_nothing(
     monkeypatch.setattr(SharedPass, "backward", failing_backward)
     # Nothing is left of a budget that was halved four times: the group must be able to start with more.
     monkeypatch.setattr(exchange.Exchange, "_note_failed", lambda *_: None)
-    group, futures = together(tmp_path / "together", model, ["nlft", "dropout"])
+    group, futures = together(tmp_path / "together", model, ["nlft", "plain"])
     group.run()
     assert failures == {"forward": 0, "backward": 0}
     for name, future in futures.items():

@@ -55,7 +55,9 @@ class Tenant:
         trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
         plain = sum(len(list(branch.parameters())) for layer in layers.values() for branch in _branches(layer))
         is_plain = len(layers) == len(tuners) and all(map(_is_plain, layers.values())) and plain == len(trained)
-        can_share = is_plain and forward.packs and forward.head is not None
+        # A narrowed last layer draws fewer numbers than a whole one: such a run would end elsewhere than alone.
+        draws_alike = not (forward.narrows and any(_drops(layer) for layer in layers.values()))
+        can_share = is_plain and draws_alike and forward.packs and forward.head is not None
         return cls(seat, forward, layers, can_share, trained)
 
 
@@ -195,6 +197,10 @@ def _slices(lengths: Sequence[int]) -> list[slice]:
 
 def _active_dropouts(layer: LoraLinear) -> list[nn.Dropout]:
     return [one for one in layer.lora_dropout.values() if isinstance(one, nn.Dropout) and one.training]
+
+
+def _drops(layer: LoraLinear) -> bool:
+    return any(isinstance(one, nn.Dropout) for one in layer.lora_dropout.values())
 
 
 def _branches(layer: LoraLinear) -> list[nn.ModuleDict]:
