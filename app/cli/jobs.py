@@ -33,6 +33,7 @@ def create(
     rollout: Annotated[Pairs, typer.Option("--rollout", "-R", help="How responses are sampled, name=value.")] = None,
     judge: Annotated[Pairs, typer.Option("--judge", "-J", help="Who judges wrong responses, as type=self.")] = None,
     mixture: Annotated[Pairs, typer.Option("--mixture", "-M", help="Which rows are trained, name=value.")] = None,
+    n_gpus: Annotated[int | None, typer.Option(help="Devices that train together; 1 when absent.")] = None,
     metadata: Annotated[Pairs, typer.Option(help="name=value; repeatable.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Part of the tuned model's name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Drawn at random when absent.")] = None,
@@ -43,6 +44,8 @@ def create(
     """Create a job; paths are uploaded first."""
     building = {"rollout": rollout, "judge": judge, "mixture": mixture}
     body = _method(method, hyperparameters=hyperparameter, adapter=adapter, evaluation=evaluation, **building)
+    if n_gpus is not None:
+        body["method"][method]["n_gpus"] = n_gpus
     optional = {
         "suffix": suffix,
         "seed": seed,

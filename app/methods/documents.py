@@ -61,6 +61,7 @@ def _document_methods() -> type[BaseModel]:
             "adapter": (LoraSettings | None, None),
             "evaluation": (EvaluationSettings | None, None),
             "saliency": (SaliencySettings | None, None),
+            "n_gpus": (int | None, Field(None, ge=1, description="Devices that train together; 1 when absent.")),
             "rollout": (RolloutSettings | None, None),
             "grader": (RowGrader | None, None),
             "pass_threshold": (float | None, None),

@@ -118,6 +118,7 @@ def test_settings_of_the_building_stages_reach_the_job(live: Live, tmp_path: Pat
 def test_setting_of_a_stage_that_does_not_exist_is_named(live: Live, dataset: Path) -> None:
     create = ("jobs", "create", "--model", MODEL, "--training-file", str(dataset), "--method", "nlft")
     assert "rollout" in live.run(*create, "-R", "samples=2", status=1)
+    assert "at most 1 of this server's devices" in live.run(*create, "--n-gpus", "2", status=1)
 
 
 def test_project_and_key_are_made_used_and_revoked(live: Live) -> None:

@@ -9,7 +9,7 @@ import pytest
 from app.db.models import BaseModel
 from app.db.session import transaction
 from tests.faults.service import Request, build_request
-from tests.faults.verdict import check, result_weights, wait_for_checkpoint
+from tests.faults.verdict import check, result_weights, wait_for_checkpoint, wait_for_end
 from tests.faults.world import World
 from tests.fixtures.tiny_models import TinyModel, reference_to
 from tests.worker.scripted_jobs import read_attempts
@@ -56,3 +56,21 @@ def test_killed_training_resumes_and_ends_with_the_bytes_of_an_uninterrupted_one
     assert job.trained_tokens is not None
     assert result_weights(world, broken) == result_weights(world, whole)
     assert worker.popen.poll() is None
+
+
+@pytest.mark.slow
+def test_a_job_on_two_devices_survives_the_loss_of_one_of_its_processes(world: World, request_call: Request) -> None:
+    client = world.start_api(worker_devices="cpu:2")
+    world.start_worker(module="worker", worker_devices="cpu:2", stall_seconds=240.0)
+    method = {"type": "supervised", "supervised": {"hyperparameters": HYPERPARAMETERS, "n_gpus": 2}}
+    job_id = create(client, Request(request_call.headers, {**request_call.body, "method": method}), "two")
+    wait_for_checkpoint(world, job_id, seconds=120)
+    second = [one for one in world.trainers() if one.environ().get("RANK") == "1"]
+    assert len(second) == 1
+    second[0].kill()
+    wait_for_end(world, job_id, seconds=120)
+    job = check(world, job_id, "succeeded")
+    lost, resumed = read_attempts(world.factory, job_id)
+    assert (lost.outcome, lost.exit_code, job.attempt) == ("lost", -9, 2)
+    assert (resumed.resume_step or 0) > 0
+    assert job.method["supervised"]["n_gpus"] == 2

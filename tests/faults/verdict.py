@@ -24,7 +24,7 @@ def wait_for_status(world: World, job_id: str, status: str) -> None:
     wait_until(lambda: read_job(world.factory, job_id).status == status, what=f"{job_id} is {status}")
 
 
-def wait_for_checkpoint(world: World, job_id: str) -> None:
+def wait_for_checkpoint(world: World, job_id: str, *, seconds: float = 30.0) -> None:
     """Wait until the job's history mentions a stored checkpoint."""
 
     def is_stored() -> bool:
@@ -32,7 +32,7 @@ def wait_for_checkpoint(world: World, job_id: str) -> None:
             found = select(func.count()).where(JobEvent.job_id == job_id, JobEvent.message.startswith("Checkpoint"))
             return session.scalars(found).one() > 0
 
-    wait_until(is_stored, what="a checkpoint")
+    wait_until(is_stored, seconds=seconds, what="a checkpoint")
 
 
 def check(world: World, job_id: str, status: str) -> FineTuningJob:

@@ -253,5 +253,5 @@ def _export(run: Run, accuracy_after: float | None, clock: PhaseClock) -> Result
         write_more=partial(_export_for_people, run, metrics),
     )
     peak = peak_memory_bytes(run.loaded.device)
-    usage = measure_usage(run.recipe, run.data, run.progress, clock, peak_memory_bytes=peak)
+    usage = measure_usage(run.recipe, run.data, run.progress, clock, peak_memory_bytes=peak, devices=run.ranks.size)
     return ResultEvent(run.progress.trained_tokens, run.progress.step, metrics, usage)

@@ -65,13 +65,13 @@ class PhaseClock:
 
 
 def measure_usage(
-    recipe: Recipe, data: PreparedData, progress: Progress, clock: PhaseClock, *, peak_memory_bytes: int
+    recipe: Recipe, data: PreparedData, progress: Progress, clock: PhaseClock, *, peak_memory_bytes: int, devices: int
 ) -> dict[str, float]:
     """Return the figures of a run that is about to end.
 
     As in a prediction: ``rows``, ``steps``, ``trained_tokens``, ``scored_tokens``, ``generated_tokens`` (of rollouts),
     ``longest_sequence``, ``seconds`` (of this process), ``peak_memory_bytes``; and by the names of ``pace.Pace`` what
-    they teach. Seconds a token are left out where too little was done to tell.
+    they teach, for one of the ``devices``. Seconds a token are left out where too little was done to tell.
     """
     method, hyperparameters, prepared = recipe.method, recipe.hyperparameters, data.training
     passes = method.passes(hyperparameters)
@@ -101,7 +101,7 @@ def measure_usage(
         "peak_memory_bytes": peak_memory_bytes,
         "other_seconds": sum(spent.get(phase, 0.0) for phase in _OTHER_PHASES),
     }
-    training_seconds = sum(record.seconds for record in progress.records)
+    training_seconds = devices * sum(record.seconds for record in progress.records)
     per_work = training_seconds / max(1.0, work * progress.trained_tokens / max(1, read))
     if progress.step and training_seconds:
         figures["seconds_per_work"] = per_work

@@ -83,6 +83,18 @@ def test_adapter_settings_extend_those_of_the_method(api_client: TestClient, job
     assert adapter["target_modules"] == ["gate_proj", "up_proj", "down_proj"]
 
 
+def test_devices_are_shown_frozen_and_kept_for_the_claim(
+    settings: Settings, tenant: Tenant, session: Session, job_body: dict[str, Any]
+) -> None:
+    app = create_app(settings.model_copy(update={"worker_devices": "0,1"}))
+    with TestClient(app, headers=tenant.headers) as client:
+        assert create(client, job_body)["method"]["nlft"]["n_gpus"] == 1
+        job = create(client, job_body, method={"type": "nlft", "nlft": {"n_gpus": 2}})
+    assert job["method"]["nlft"]["n_gpus"] == 2
+    assert spec_of(session, job["id"]).n_gpus == 2
+    assert session.get_one(FineTuningJob, job["id"]).n_gpus == 2
+
+
 def test_spec_holds_everything_that_decides_the_result(
     api_client: TestClient, session: Session, job_body: dict[str, Any]
 ) -> None:

@@ -85,7 +85,14 @@ def predict(
         "scored_tokens": _figure(work.cached_work * plan.rows, tokens_basis),
         "generated_tokens": _figure(generated, generated_basis),
         "longest_sequence": _figure(work.longest, tokens_basis),
-        "seconds": _seconds(plan, work, pace, generated=generated, held_out=validation.total if validation else 0),
+        "seconds": _seconds(
+            plan,
+            work,
+            pace,
+            generated=generated,
+            held_out=validation.total if validation else 0,
+            devices=spec.n_gpus,
+        ),
         "peak_memory_bytes": _figure(pace.peak_memory_bytes.value, pace.peak_memory_bytes.basis),
     }
 
@@ -160,9 +167,11 @@ def _rows_basis(spec: TrainingSpec, plan: _Plan, training: Sample, pace: Pace) -
     )
 
 
-def _seconds(plan: _Plan, work: Workload, pace: Pace, *, generated: float, held_out: int) -> dict[str, Any]:
+def _seconds(
+    plan: _Plan, work: Workload, pace: Pace, *, generated: float, held_out: int, devices: int
+) -> dict[str, Any]:
     epochs = plan.hyperparameters.n_epochs
-    per_work = pace.seconds_per_work.value
+    per_work = pace.seconds_per_work.value / devices
     parts = {
         "generation": generated * pace.seconds_per_generated.value,
         "scoring": (plan.rows + held_out) * work.cached_work * per_work,
