@@ -28,7 +28,7 @@ say = @printf '\033[1m==>\033[0m %s\n' '$(1)'
 # A check is one line when it passes and its whole output when it does not.
 check = @printf '%-18s' '$(1)'; if output=$$($(2) 2>&1); then echo ok; else echo FAILED; echo "$$output"; exit 1; fi
 
-.PHONY: help install format check test test-all test-faults demo up bench-api bench-trainer clean
+.PHONY: help install format check test test-all test-faults demo up bench-adapters bench-api bench-trainer clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -88,6 +88,9 @@ demo: install ## tune a real model through the running service; METHODS="nlft su
 
 up: install ## run the service in the foreground
 	@exec $(BIN)/nlft up
+
+bench-adapters: install ## several runs on one resident base model against the same runs in turn
+	@OMP_NUM_THREADS=1 $(BIN)/python -m bench.adapters.run
 
 bench-api: install ## requests and uploads a second of the API on one core; see bench/README.md
 	@exec $(BIN)/python -m bench.api.run

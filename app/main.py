@@ -10,7 +10,9 @@ from app.core.logging import configure_logging
 from app.core.settings import Settings, get_settings
 from app.dependencies import build_resources
 from app.error_handlers import add_error_handlers
+from app.jobs.documents import JobDocuments
 from app.jobs.reconcile import start_reconcile_loop
+from app.jobs.shortcut import JobShortcut
 from app.middleware import BodyGuard, RequestContext
 from app.router import ROUTERS
 
@@ -40,6 +42,8 @@ def create_app(settings: Settings | None = None, *, reconcile: bool = True) -> F
     )
     app.state.resources = build_resources(settings)
     add_error_handlers(app)
+    app.state.documents = JobDocuments(app.state.resources.engine)
+    app.add_middleware(JobShortcut, documents=app.state.documents, verifier=app.state.resources.verifier)
     app.add_middleware(
         BodyGuard,
         max_bytes=settings.max_request_bytes,
@@ -57,6 +61,7 @@ async def _serving(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        app.state.documents.close()
         app.state.resources.close()
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
@@ -19,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core import ids
 from app.core.errors import PayloadTooLargeError, ServiceError
-from app.core.logging import get_logger
+from app.core.logging import get_logger, log_plainly
 
 _LOG = get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -40,7 +39,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        given = _header(scope, b"x-request-id")
         request_id = given if _REQUEST_ID.fullmatch(given) else ids.new_id(ids.REQUEST)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -50,11 +49,14 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                headers["openai-version"] = "2020-10-01"
-                headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
-                headers.setdefault("x-content-type-options", "nosniff")
+                milliseconds = round((time.perf_counter() - started) * 1000)
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    (b"openai-version", b"2020-10-01"),
+                    (b"openai-processing-ms", b"%d" % milliseconds),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
             await send(message)
 
         try:
@@ -68,21 +70,30 @@ class RequestContext:
             error = ServiceError(f"The server had an error. Quote request id {request_id} when you report it.")
             await JSONResponse(error.envelope(), status_code=500)(scope, receive, stamped_send)
         finally:
-            _log_access(scope, status, time.perf_counter() - started)
+            _log_access(scope, request_id, status, time.perf_counter() - started)
 
 
-def _log_access(scope: Scope, status: int, seconds: float) -> None:
+def _header(scope: Scope, wanted: bytes) -> str:
+    """Return the first header of this lower-case name; empty when there is none."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), "")
+
+
+def _log_access(scope: Scope, request_id: str, status: int, seconds: float) -> None:
     if scope["path"] in _QUIET_PATHS and status < 400:
         return
     key = scope.get("state", {}).get("key")
-    _LOG.info(
-        "request",
-        method=scope["method"],
-        path=scope["path"],
-        status=status,
-        milliseconds=round(seconds * 1000, 1),
-        key_id=key.id if key else None,
-        project_id=key.project_id if key else None,
+    log_plainly(
+        __name__,
+        {
+            "event": "request",
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "milliseconds": round(seconds * 1000, 1),
+            "key_id": key.id if key else None,
+            "project_id": key.project_id if key else None,
+            "request_id": request_id,
+        },
     )
 
 
@@ -107,9 +118,8 @@ class BodyGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        declared = headers.get("content-length", "")
-        if not declared and "transfer-encoding" not in headers:
+        declared = _header(scope, b"content-length")
+        if not declared and not _header(scope, b"transfer-encoding"):
             await self._app(scope, receive, send)
             return
         limit = self._larger.get(scope["path"], self._max_bytes) if scope["method"] == "POST" else self._max_bytes

@@ -1,9 +1,11 @@
 """Structured logs: one JSON object a line on standard error, with secrets redacted and context variables bound."""
 
+import json
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -11,6 +13,7 @@ import structlog
 _SECRET_NAME = re.compile(r"(authorization|api_?key|pepper|password|secret|token)$", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"\bnlft_[0-9A-Za-z]{8}_[0-9A-Za-z]+|(?<=://)[^/@\s]+(?=@)")
 _REDACTED = "[redacted]"
+_SECRET_MARKS = ("nlft_", "://")  # what every secret text holds
 
 
 def configure_logging(level: str = "INFO") -> None:
@@ -62,6 +65,24 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return the logger of module ``name``."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
+
+
+def log_plainly(name: str, fields: Mapping[str, Any]) -> None:
+    """Log an ``info`` line of the same form, some ten times as fast: for what is written with every request.
+
+    ``fields`` are JSON-compatible and none of them is named like a secret; context variables are not added.
+    """
+    if not logging.getLogger(name).isEnabledFor(logging.INFO):
+        return
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    line = json.dumps({**fields, "level": "info", "logger": name, "timestamp": now})
+    if any(mark in line for mark in _SECRET_MARKS):
+        line = _SECRET_TEXT.sub(_REDACTED, line)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _StandardError):
+            sys.stderr.write(line + "\n")
+        else:
+            handler.handle(logging.LogRecord(name, logging.INFO, "", 0, line, (), None))
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -47,6 +47,18 @@ def build_page(items: list[T], *, limit: int) -> Page[T]:
     )
 
 
+def build_document(items: list[dict[str, Any]], *, limit: int) -> dict[str, Any]:
+    """Return the same page of items that are JSON-compatible already."""
+    shown = items[:limit]
+    return {
+        "object": "list",
+        "data": shown,
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
+        "has_more": len(items) > limit,
+    }
+
+
 def fetch_after(
     session: Session,
     statement: Select[T],

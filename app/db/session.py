@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 from sqlalchemy import Engine, create_engine, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -17,9 +18,10 @@ def build_engine(settings: Settings) -> Engine:
     return create_engine(
         url,
         pool_size=settings.database_pool_size,
-        max_overflow=settings.database_pool_size,
+        max_overflow=0,  # a connection beyond the pool is closed after use; to open one costs more than any request
         pool_pre_ping=True,
         pool_timeout=5,
+        json_deserializer=msgspec.json.decode,
         connect_args={
             "connect_timeout": 5,
             "options": "-c statement_timeout=30000 -c lock_timeout=10000 -c timezone=UTC"

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from app.adapters.schemas import ArtifactList
 from app.core.pagination import Page
+from app.db.base import Json
 from app.dependencies import (
     DbSession,
     JobsReader,
@@ -27,7 +28,7 @@ from app.jobs.wire import read_job
 router = APIRouter(tags=["fine-tuning"])
 
 
-@router.post("/v1/fine_tuning/jobs")
+@router.post("/v1/fine_tuning/jobs", response_model=JobRead)
 def create_job(
     body: JobCreate,
     key: JobsWriter,
@@ -39,14 +40,14 @@ def create_job(
     store: Store,
     idempotency_key: Annotated[str | None, Header(description="Repeating the call returns the same job.")] = None,
     x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
-) -> JobRead:
+) -> Response:
     """Create a job; the answer is sent once it is stored for good."""
     attempt = deduplication.identify(
         key.project_id, body, idempotency_key=idempotency_key, retry_count=x_stainless_retry_count
     )
-    job = service.create_job(session, attempt, body, endpoints=endpoints, settings=settings)
+    job = service.create_job(session, store, attempt, body, endpoints=endpoints, settings=settings)
     attach_prediction(session, store, job)
-    answer = read_job(job)
+    answer = _answer(read_job(job))
     service.announce(session, queue, job)
     return answer
 
@@ -65,22 +66,22 @@ def estimate_job(
     return service.estimate_job(session, store, key.project_id, body, endpoints=endpoints, settings=settings)
 
 
-@router.get("/v1/fine_tuning/jobs")
-def list_jobs(query: Annotated[JobQuery, Query()], key: JobsReader, session: DbSession) -> Page[JobRead]:
+@router.get("/v1/fine_tuning/jobs", response_model=Page[JobRead])
+def list_jobs(query: Annotated[JobQuery, Query()], key: JobsReader, session: DbSession) -> Response:
     """List jobs, newest first; ``metadata[key]=value`` pairs must all match, ``metadata=null`` finds jobs without."""
-    return service.list_jobs(session, key.project_id, query)
+    return _answer(service.list_jobs(session, key.project_id, query))
 
 
-@router.get("/v1/fine_tuning/jobs/{fine_tuning_job_id}")
-def get_job(fine_tuning_job_id: str, key: JobsReader, session: DbSession) -> JobRead:
+@router.get("/v1/fine_tuning/jobs/{fine_tuning_job_id}", response_model=JobRead)
+def get_job(fine_tuning_job_id: str, key: JobsReader, session: DbSession) -> Response:
     """Return a job."""
-    return read_job(service.get_job(session, key.project_id, fine_tuning_job_id))
+    return _answer(read_job(service.get_job(session, key.project_id, fine_tuning_job_id)))
 
 
-@router.post("/v1/fine_tuning/jobs/{fine_tuning_job_id}/cancel")
-def cancel_job(fine_tuning_job_id: str, key: JobsWriter, session: DbSession) -> JobRead:
+@router.post("/v1/fine_tuning/jobs/{fine_tuning_job_id}/cancel", response_model=JobRead)
+def cancel_job(fine_tuning_job_id: str, key: JobsWriter, session: DbSession) -> Response:
     """Cancel a queued job at once; a running one stops within seconds."""
-    return read_job(service.cancel_job(session, key.project_id, fine_tuning_job_id))
+    return _answer(read_job(service.cancel_job(session, key.project_id, fine_tuning_job_id)))
 
 
 @router.post("/v1/fine_tuning/jobs/{fine_tuning_job_id}/pause", response_model=None)
@@ -126,4 +127,9 @@ def list_saliency(
 ) -> Response:
     """List what the model made of the pinned examples, token by token: at step 0, at checkpoints and at the end."""
     page = service.list_saliency(session, store, key.project_id, fine_tuning_job_id, query)
-    return Response(msgspec.json.encode(page), media_type="application/json")
+    return _answer(page)
+
+
+def _answer(document: Json) -> Response:
+    """Return a document that is right as it is: the response models describe it and do not build it once more."""
+    return Response(msgspec.json.encode(document), media_type="application/json")

@@ -9,6 +9,13 @@ from app.db.models.fine_tuning_job import FineTuningJob
 from app.db.models.job_event import JobEvent
 
 
+def first_event(job_id: str, *, message: str, data: Json) -> JobEvent:
+    """Return the event that a job's history begins with. Nobody else can see the job yet, so nothing is locked."""
+    return JobEvent(
+        id=ids.new_id(ids.EVENT), job_id=job_id, attempt=0, level="info", type="message", message=message, data=data
+    )
+
+
 def append_event(
     session: Session,
     job_id: str,

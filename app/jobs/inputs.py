@@ -43,7 +43,9 @@ def find_inputs(session: Session, project_id: str, body: JobCreate, method: Meth
     validation_file = None
     if body.validation_file is not None:
         validation_file = _find_file(session, project_id, body.validation_file, "validation_file", method)
-    return JobInputs(base_model, training_file, validation_file)
+    inputs = JobInputs(base_model, training_file, validation_file)
+    session.info["inputs"] = inputs  # a session alone forgets rows that nobody holds, and would ask for them again
+    return inputs
 
 
 def _find_base_model(session: Session, project_id: str, name: str) -> BaseModel:

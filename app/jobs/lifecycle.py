@@ -26,7 +26,7 @@ from app.jobs import attempts, leases, publication
 from app.jobs.attempts import AttemptRecord, JobError, RetryPolicy
 from app.jobs.claims import Room, next_eligible
 from app.jobs.dispatch import mark_dispatched
-from app.jobs.events import append_event
+from app.jobs.events import append_event, first_event
 from app.jobs.leases import Lease, LeaseLostError, renew, seconds_from_now
 from app.jobs.publication import JobResult
 
@@ -68,12 +68,13 @@ _ONE_DEVICE = Room()
 def submit(session: Session, job: FineTuningJob) -> None:
     """Insert a queued job and hold its input files."""
     job.status = JobStatus.QUEUED
+    file_ids = {job.training_file_id, job.validation_file_id} - {None}
+    message = f"Created fine-tuning job: {job.id}"
     session.add(job)
     session.flush()
-    file_ids = {job.training_file_id, job.validation_file_id} - {None}
     session.add_all(FileHold(job_id=job.id, file_id=file_id) for file_id in sorted(filter(None, file_ids)))
-    message = f"Created fine-tuning job: {job.id}"
-    append_event(session, job.id, attempt=0, level="info", message=message, data=_settings(job))
+    session.add(first_event(job.id, message=message, data=_settings(job)))
+    session.flush()
 
 
 def _running_seconds(session: Session, job: FineTuningJob) -> float:

@@ -1,9 +1,14 @@
 """What a job will take: predicted from the first rows of its files and from finished jobs on the same base model."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator
+from threading import Lock
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
+import msgspec
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.core.logging import get_logger
@@ -25,7 +30,55 @@ _SAMPLE_ROWS = 500
 _ADVICE_BYTES = 32 << 20
 _ADVICE_ROWS = 20_000
 _EARLIER_JOBS = 20
+_KEPT_SAMPLES = 8
+_KEPT_PREDICTIONS = 256
+Value = TypeVar("Value")
 _LOG = get_logger(__name__)
+
+
+class _Memory:
+    """What was read and predicted lately: a sweep over one file need not read it again for every job."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._samples: OrderedDict[tuple[str, int], Sample] = OrderedDict()
+        self._predictions: OrderedDict[Hashable, Json] = OrderedDict()
+
+    def sample(self, store: BlobStore, file: File) -> Sample:
+        """Return the first rows of a file."""
+        key = (file.sha256, int((file.report or {})["rows"]))
+        found = _recall(self._samples, key, self._lock)
+        if found is None:
+            found = Sample(_read(store, file, most_bytes=_SAMPLE_BYTES, most_rows=_SAMPLE_ROWS), key[1])
+            _remember(self._samples, key, found, self._lock, most=_KEPT_SAMPLES)
+        return found
+
+    def prediction(self, key: Hashable) -> Json | None:
+        """Return what was predicted under ``key``."""
+        return _recall(self._predictions, key, self._lock)
+
+    def keep(self, key: Hashable, prediction: Json) -> None:
+        """Keep a prediction."""
+        _remember(self._predictions, key, prediction, self._lock, most=_KEPT_PREDICTIONS)
+
+
+# By store, whose bytes never change under a digest.
+_memories: WeakKeyDictionary[BlobStore, _Memory] = WeakKeyDictionary()
+
+
+def recall_prediction(session: Session, store: BlobStore, job: FineTuningJob) -> Json | None:
+    """Return what ``predict_job`` would, if it was asked the same lately; reads no file, so it may run under a lock.
+
+    Raises:
+        SQLAlchemyError: The database failed; nothing else keeps a job from being created.
+    """
+    try:
+        return _memory(store).prediction(_key(session, job))
+    except SQLAlchemyError:
+        raise
+    except Exception as error:  # noqa: BLE001 - as below
+        _LOG.warning("no prediction", job_id=job.id, error=type(error).__name__)
+        return None
 
 
 def attach_prediction(session: Session, store: BlobStore, job: FineTuningJob) -> None:
@@ -51,14 +104,21 @@ def predict_job(session: Session, store: BlobStore, job: FineTuningJob) -> Json:
     Raises:
         BlobNotFoundError: A file's bytes are gone.
     """
+    memory = _memory(store)
+    key = _key(session, job)
+    known = memory.prediction(key)
+    if known is not None:
+        return known
     spec = TrainingSpec.model_validate(job.spec)
     base_model = session.get_one(BaseModel, job.base_model_id)
-    training = _sample(store, session.get_one(File, job.training_file_id))
+    training = memory.sample(store, session.get_one(File, job.training_file_id))
     validation = None
     if job.validation_file_id is not None:
-        validation = _sample(store, session.get_one(File, job.validation_file_id))
+        validation = memory.sample(store, session.get_one(File, job.validation_file_id))
     facts = RunFacts(training.total, base_model.parameters, base_model.context_length)
-    return predict(spec, facts, find_pace(session, base_model), training, validation)
+    prediction = predict(spec, facts, find_pace(session, base_model), training, validation)
+    memory.keep(key, prediction)
+    return prediction
 
 
 def find_pace(session: Session, base_model: BaseModel) -> Pace:
@@ -111,9 +171,39 @@ def _describe(file: File) -> Json:
     return {"id": file.id, **{name: report.get(name) for name in ("format", "rows", "counts", "warnings")}}
 
 
-def _sample(store: BlobStore, file: File) -> Sample:
-    rows = _read(store, file, most_bytes=_SAMPLE_BYTES, most_rows=_SAMPLE_ROWS)
-    return Sample(rows, int((file.report or {})["rows"]))
+def _key(session: Session, job: FineTuningJob) -> Hashable:
+    """Return everything that a prediction follows from. The seed only chooses among rows that are mixed."""
+    training_file = session.get_one(File, job.training_file_id)
+    files = [training_file]
+    if job.validation_file_id is not None:
+        files.append(session.get_one(File, job.validation_file_id))
+    base_model = session.get_one(BaseModel, job.base_model_id)
+    is_mixed = (training_file.report or {}).get("format") == "nlft"
+    spec = {**job.spec, "job_id": "", "seed": job.seed if is_mixed else 0}
+    return (
+        msgspec.json.encode(spec, order="sorted"),
+        tuple((file.sha256, (file.report or {}).get("rows")) for file in files),
+        (base_model.parameters, base_model.context_length),
+        find_pace(session, base_model),
+    )
+
+
+def _memory(store: BlobStore) -> _Memory:
+    return _memories.setdefault(store, _Memory())
+
+
+def _recall(kept: OrderedDict[Any, Value], key: Hashable, lock: Lock) -> Value | None:
+    with lock:
+        if key in kept:
+            kept.move_to_end(key)
+        return kept.get(key)
+
+
+def _remember(kept: OrderedDict[Any, Value], key: Hashable, value: Value, lock: Lock, *, most: int) -> None:
+    with lock:
+        kept[key] = value
+        while len(kept) > most:
+            kept.popitem(last=False)
 
 
 def _read(store: BlobStore, file: File, *, most_bytes: int, most_rows: int) -> list[Row]:

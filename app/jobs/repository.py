@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import Select, func, literal, select
+from sqlalchemy import Row, Select, func, literal, select
 from sqlalchemy.orm import Session
 
-from app.core.pagination import PageQuery, fetch_after
+from app.core.pagination import PageQuery
 from app.db.models.checkpoint import Checkpoint
 from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
 from app.db.models.idempotency_key import IdempotencyKey
 from app.db.models.job_event import JobEvent
+from app.jobs.wire import JOB_COLUMNS
 
 
 def find_job(session: Session, project_id: str, job_id: str) -> FineTuningJob | None:
@@ -21,14 +23,16 @@ def find_job(session: Session, project_id: str, job_id: str) -> FineTuningJob | 
 
 def list_jobs(
     session: Session, project_id: str, query: PageQuery, *, metadata: Mapping[str, str] | None, without_metadata: bool
-) -> list[FineTuningJob]:
-    """Return the project's jobs, newest first, with one beyond the page; ``metadata`` pairs must all match."""
-    statement = select(FineTuningJob).where(FineTuningJob.project_id == project_id)
+) -> Sequence[Row[Any]]:
+    """Return ``JOB_COLUMNS`` of the project's jobs, newest first, one beyond the page; ``metadata`` must all match."""
+    statement = select(*JOB_COLUMNS).where(FineTuningJob.project_id == project_id)
     if without_metadata:
         statement = statement.where(FineTuningJob.job_metadata.is_(None))
     if metadata:
         statement = statement.where(FineTuningJob.job_metadata.contains(dict(metadata)))
-    return fetch_after(session, statement, FineTuningJob.id, query)
+    if query.after is not None:
+        statement = statement.where(FineTuningJob.id < query.after)
+    return session.execute(statement.order_by(FineTuningJob.id.desc()).limit(query.limit + 1)).all()
 
 
 def list_events(session: Session, job_id: str, *, before: int | None, limit: int) -> Sequence[JobEvent]:
@@ -62,12 +66,10 @@ def lock_creation(session: Session, project_id: str) -> None:
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"create-job:{project_id}", 0))))
 
 
-def count_queued(session: Session, project_id: str) -> int:
-    """Return how many jobs of the project wait for a worker."""
-    statement = select(func.count()).where(
-        FineTuningJob.project_id == project_id, FineTuningJob.status == JobStatus.QUEUED
-    )
-    return session.scalars(statement).one()
+def count_queued(session: Session, project_id: str, *, most: int) -> int:
+    """Return how many jobs of the project wait for a worker; counting ends at ``most``."""
+    queued = select(literal(1)).where(FineTuningJob.project_id == project_id, FineTuningJob.status == JobStatus.QUEUED)
+    return session.scalars(select(func.count()).select_from(queued.limit(most).subquery())).one()
 
 
 def find_idempotency_key(session: Session, project_id: str, key: str) -> IdempotencyKey | None:

@@ -10,16 +10,17 @@ from app.adapters.schemas import ArtifactList
 from app.completions.configuration import Endpoints
 from app.core.errors import ConflictError, InvalidRequestError, NotFoundError, RateLimitError
 from app.core.logging import get_logger
-from app.core.pagination import Page, PageQuery, build_page
+from app.core.pagination import Page, PageQuery, build_document, build_page
 from app.core.settings import Settings
+from app.db.base import Json
 from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
 from app.jobs import deduplication, lifecycle, repository
 from app.jobs.creation import build_job
 from app.jobs.deduplication import CreateAttempt
 from app.jobs.filters import read_filter
-from app.jobs.prediction import predict_job, report_on_data
+from app.jobs.prediction import predict_job, recall_prediction, report_on_data
 from app.jobs.publication import tuned_model_name
-from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventRead, JobCreate, JobQuery, JobRead
+from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventRead, JobCreate, JobQuery
 from app.jobs.snapshots import SnapshotQuery, list_records
 from app.jobs.wire import read_checkpoint, read_event, read_job
 from app.queue import JobQueue
@@ -29,7 +30,13 @@ _LOG = get_logger(__name__)
 
 
 def create_job(
-    session: Session, attempt: CreateAttempt, body: JobCreate, *, endpoints: Endpoints, settings: Settings
+    session: Session,
+    store: BlobStore,
+    attempt: CreateAttempt,
+    body: JobCreate,
+    *,
+    endpoints: Endpoints,
+    settings: Settings,
 ) -> FineTuningJob:
     """Return the job that ``body`` asks for, committed: a new one, or the one that an earlier arrival has made.
 
@@ -44,6 +51,7 @@ def create_job(
     if job is None:
         job = build_job(session, attempt, body, endpoints, most_gpus=settings.most_gpus)
         _check_quota(session, attempt.project_id, settings.max_queued_jobs)
+        job.prediction = recall_prediction(session, store, job)
         lifecycle.submit(session, job)
         deduplication.remember(session, attempt, job)
     session.commit()
@@ -84,7 +92,7 @@ def get_job(session: Session, project_id: str, job_id: str) -> FineTuningJob:
     return job
 
 
-def list_jobs(session: Session, project_id: str, query: JobQuery) -> Page[JobRead]:
+def list_jobs(session: Session, project_id: str, query: JobQuery) -> Json:
     """Return a page of the project's jobs, newest first.
 
     Raises:
@@ -92,7 +100,7 @@ def list_jobs(session: Session, project_id: str, query: JobQuery) -> Page[JobRea
     """
     wanted = read_filter(query)
     jobs = repository.list_jobs(session, project_id, query, metadata=wanted.pairs, without_metadata=wanted.is_absent)
-    return build_page([read_job(job) for job in jobs], limit=query.limit)
+    return build_document([read_job(job) for job in jobs], limit=query.limit)
 
 
 def cancel_job(session: Session, project_id: str, job_id: str) -> FineTuningJob:
@@ -160,7 +168,7 @@ def _require_place(place: int | None, after: str) -> int:
 
 
 def _check_quota(session: Session, project_id: str, max_queued_jobs: int) -> None:
-    if repository.count_queued(session, project_id) >= max_queued_jobs:
+    if repository.count_queued(session, project_id, most=max_queued_jobs) >= max_queued_jobs:
         raise RateLimitError(
             f"This project already has {max_queued_jobs} queued jobs; wait for one to start or cancel one."
         )

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequestError
-from app.core.pagination import PageQuery
+from app.core.pagination import PageQuery, build_document
 from app.core.schemas import Schema
 from app.db.models.saliency_snapshot import SaliencySnapshot
 from app.jobs import leases
@@ -79,14 +79,7 @@ def list_records(session: Session, store: BlobStore, job_id: str, query: Snapsho
                 found.append({"id": identity, "object": "fine_tuning.job.saliency", **record})
         if len(found) > query.limit:
             break
-    shown = found[: query.limit]
-    return {
-        "object": "list",
-        "data": shown,
-        "first_id": shown[0]["id"] if shown else None,
-        "last_id": shown[-1]["id"] if shown else None,
-        "has_more": len(found) > query.limit,
-    }
+    return build_document(found, limit=query.limit)
 
 
 def _place(record_id: str) -> tuple[int, int]:

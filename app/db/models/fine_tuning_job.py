@@ -63,6 +63,13 @@ class FineTuningJob(Base):
         ),
         Index("ix_fine_tuning_jobs_lease", "lease_expires_at", postgresql_where=text("status = 'running'")),
         Index("ix_fine_tuning_jobs_project_id_id", "project_id", "id"),
+        Index("ix_fine_tuning_jobs_queued", "project_id", postgresql_where=text("status = 'queued'")),
+        Index(
+            "ix_fine_tuning_jobs_outcome",
+            "base_model_id",
+            "id",
+            postgresql_where=text("status = 'succeeded' AND outcome IS NOT NULL"),
+        ),
     )
 
     id: Mapped[PrimaryId]
@@ -112,3 +119,9 @@ class FineTuningJob(Base):
     started_at: Mapped[Timestamp | None]
     finished_at: Mapped[Timestamp | None]
     estimated_finish: Mapped[Timestamp | None]
+
+    @property
+    def base_model_digest(self) -> str:
+        """Hexadecimal sha256 that pins the base model's files."""
+        digest: str = self.spec["base_model"]["digest"]
+        return digest

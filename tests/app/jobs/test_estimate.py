@@ -118,6 +118,24 @@ def test_a_job_is_created_without_a_prediction_where_its_bytes_cannot_be_read(
     assert job.json()["service"]["prediction"] is None
 
 
+def test_what_was_predicted_lately_is_not_read_again(
+    api_client: TestClient, base_model: str, make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {**nlft(base_model, make_file(lines(NLFT_ROW, 40))), "seed": 1}
+    first = api_client.post(JOBS, json=body).json()["service"]["prediction"]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the file was read again")
+
+    monkeypatch.setattr(BlobStore, "read", refuse)
+    again = api_client.post(JOBS, json=body).json()
+    assert again["service"]["prediction"] == first
+    assert api_client.get(f"{JOBS}/{again['id']}").json() == again
+    longer = {**body, **nlft(base_model, str(body["training_file"]), hyperparameters={"n_epochs": 7})}
+    changed = api_client.post(JOBS, json=longer).json()["service"]["prediction"]
+    assert changed["steps"]["value"] != first["steps"]["value"]
+
+
 def test_what_finished_jobs_took_is_learned(
     api_client: TestClient, session_factory: SessionFactory, base_model: str, make_file: MakeFile, finish: Any
 ) -> None:
