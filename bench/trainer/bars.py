@@ -135,10 +135,10 @@ BARS = (
         lambda figures: figures.at("bench", lambda contest: contest.ratio(_best_of_trl(contest))),
     ),
     Bar(
-        "published structure, micro-batch 1 / online, bench",
+        "published structure, micro-batch 1 / online as the product runs it, bench",
         4.0,
         "at least",
-        _ratio("bench", "published_1", "nlft_online"),
+        _ratio("bench", "published_1", "nlft_shared"),
     ),
     Bar(
         "published structure, micro-batch 1 / frozen, bench",
@@ -153,10 +153,10 @@ BARS = (
         lambda figures: figures.at("bench", lambda contest: _memory(contest, _best_of_trl(contest), UNIT)),
     ),
     Bar(
-        "memory, published structure, whole batch / online, bench",
+        "memory, published structure, whole batch / online as the product runs it, bench",
         6.0,
         "at least",
-        lambda figures: figures.at("bench", lambda contest: _memory(contest, "published_all", "nlft_online")),
+        lambda figures: figures.at("bench", lambda contest: _memory(contest, "published_all", "nlft_shared")),
     ),
     Bar("seconds from start to first step, less interpreter and torch", 3.0, "at most", lambda f: f.other("start_up")),
     Bar("the same in CPU time, for a busy machine", 3.0, "at most", lambda f: f.other("start_up_cpu")),

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from worker.training.data.examples import ChatExample, CompletionExample, Example, NLFTExample
+from worker.training.data.examples import ChatExample, CompletionExample, Example, Message, NLFTExample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -214,7 +214,7 @@ def _advise_on_results(rows: Sequence[Row], wrong: int) -> Iterator[Advice]:
         for row in rows
         if isinstance(row.example, NLFTExample)
         and row.example.reference is not None
-        and len((row.example.answer or "").split()) >= _WORDS_OF_REASONING
+        and _count_words(row.example.answer) >= _WORDS_OF_REASONING
         and len(row.example.reference.split()) <= _WORDS_OF_A_RESULT
     ]
     if wrong and len(compared) > _NEARLY_ALL * len(rows):
@@ -226,6 +226,10 @@ def _advise_on_results(rows: Sequence[Row], wrong: int) -> Iterator[Advice]:
             "(method supervised, mixture.max_wrong_per_question 0).",
             _placed(compared),
         )
+
+
+def _count_words(answer: str | Message | None) -> int:
+    return len((answer.text if isinstance(answer, Message) else answer or "").split())
 
 
 def _placed(lines: Sequence[int]) -> dict[str, Any]:
