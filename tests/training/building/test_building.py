@@ -55,7 +55,8 @@ def test_parts_that_are_there_are_not_made_again(tmp_path: Path, counter: Path) 
     spec = workspace(tmp_path / "second", counter)
     with (tmp_path / "second/inputs/training.jsonl").open("rb") as file:
         keys = stage_keys(spec, read_rows(file))
-    assert {(stage, key) for stage, key, _ in told} == set(keys.items())
+    built = {(stage, key) for stage, key, _ in told if stage != "scoring"}
+    assert built == set(keys.items())
     assert all(path == part_path(*place) for place, path in told.items())
     shutil.copytree(tmp_path / "first/stages", tmp_path / "second/stages")
     second = run(tmp_path / "second", counter)
