@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ from openai.types.fine_tuning import FineTuningJob
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from app.cli.archives import unpack
 
 HERE = Path(__file__).parent / "word_problems"
 MODEL = "smollm2-135m-instruct"
@@ -200,8 +201,7 @@ def figures(
         return row
     folder = state_dir / "adapters" / job.id
     archive = client.files.content(job.result_files[1]).content
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(folder, filter="data")
+    unpack(io.BytesIO(archive), folder)
     stages = {item["stage"]: item for item in told if "stage" in item}
     weights = folder / "adapter_model.safetensors"
     return row | {

@@ -1,6 +1,5 @@
 """``nlft adapters``: the results of succeeded jobs."""
 
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from openai import OpenAI
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from app.cli import client as api
+from app.cli.archives import unpack
 from app.cli.options import AsJson, StateDir
 from app.cli.output import CommandError, notes, print_record, print_rows
 
@@ -37,9 +37,8 @@ def download(
         raise CommandError(f"{output} exists and is not an empty folder.")
     with api.connected(state_dir) as client, tempfile.NamedTemporaryFile(suffix=".tar") as archive:
         _fetch(client, str(api.get(client, f"/adapters/{adapter_id}")["fine_tuning_job_id"]), Path(archive.name))
-        output.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(archive.name) as tar:
-            tar.extractall(output, filter="data")
+        with Path(archive.name).open("rb") as fetched:
+            unpack(fetched, output)
     found = sorted(path for path in output.rglob("*") if path.is_file())
     size = sum(path.stat().st_size for path in found)
     names = [str(path.relative_to(output)) for path in found]

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from openai.types.fine_tuning import FineTuningJob
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from app.cli.archives import unpack
 from tests.cli.live import Live, live_service
 from tests.fixtures.tiny_models import TinyModel
 
@@ -101,8 +101,7 @@ def nlft(epochs: int, **extra: Any) -> dict[str, Any]:
 
 def download(client: OpenAI, job: FineTuningJob, folder: Path) -> Path:
     archive = client.files.content(job.result_files[1]).content
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(folder, filter="data")
+    unpack(io.BytesIO(archive), folder)
     return folder
 
 
