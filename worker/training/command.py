@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from transformers.utils import logging as transformers_logging
 
@@ -26,13 +25,13 @@ from worker.training.engine.parallel import ALONE, Ranks
 from worker.training.errors import (
     BaseModelError,
     DatasetError,
-    DeviceOutOfMemoryError,
     ExitCode,
     SpecError,
     TrainingError,
     TrainingInterrupted,
 )
 from worker.training.events import ErrorEvent
+from worker.training.failures import explain
 from worker.training.model.gguf_import import import_model
 from worker.training.observer import NullObserver, Observer
 from worker.training.parent_link import ParentLink, ignore_signals
@@ -73,15 +72,9 @@ def run(workspace: Path, observer: Observer, completions: Completions | None = N
         return interruption.exit_code
     except TrainingError as error:
         return _give_up(error, observer)
-    except (torch.OutOfMemoryError, MemoryError):
-        logger.exception("out of memory")
-        message = (
-            "a micro-batch does not fit the device; lower batch_size or max_seq_length, or use a smaller base model"
-        )
-        return _give_up(DeviceOutOfMemoryError(message), observer)
-    except Exception:
+    except Exception as error:
         logger.exception("unexpected error")
-        return _give_up(TrainingError("training failed unexpectedly; the worker's log has the details"), observer)
+        return _give_up(explain(error), observer)
     return ExitCode.DONE
 
 
@@ -98,15 +91,6 @@ def load_spec(workspace: Path) -> TrainingSpec:
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False))
         raise SpecError(f"{SPEC_FILE} is not a training spec: {'; '.join(faults)}", "spec") from error
-
-
-def _explain(error: Exception) -> TrainingError:
-    """Return what the job's owner may read about an error nobody foresaw."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
-        return DeviceOutOfMemoryError(
-            "a micro-batch does not fit the device; lower batch_size or max_seq_length, or use a smaller base model"
-        )
-    return TrainingError("training failed unexpectedly; the worker's log has the details")
 
 
 def _give_up(error: TrainingError, observer: Observer) -> int:

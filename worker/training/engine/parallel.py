@@ -23,8 +23,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from worker.training.engine.memory import is_out_of_memory
-from worker.training.errors import DeviceOutOfMemoryError, RankLostError, TrainingError, TrainingInterrupted
+from worker.training.errors import RankLostError, TrainingError, TrainingInterrupted
+from worker.training.failures import explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -274,9 +274,7 @@ def _attempt(work: Callable[[], T]) -> _Outcome[T]:
         return _Outcome(error=error)
     except Exception as error:
         logger.exception("unexpected error")
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_out_of_memory(error)):
-            return _Outcome(error=DeviceOutOfMemoryError("a device of the run has no memory left"))
-        return _Outcome(error=TrainingError("training failed unexpectedly; the worker's log has the details"))
+        return _Outcome(error=explain(error))
 
 
 def _open(outcome: _Outcome[T]) -> T:
