@@ -1,4 +1,4 @@
-"""The machine under the benchmark: its class, its cores, and the CPU time of a process on it."""
+"""The machine under a benchmark: its class, its cores, the commit, and the CPU time of a process."""
 
 import os
 import platform

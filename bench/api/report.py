@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.api.machine import commit
 from bench.api.measures import CLIENT_LIMIT, Summary, Verdict
+from bench.machine import commit
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from bench.api.client import Plan, drive, pin
 from bench.api.followers import follow
-from bench.api.machine import cpu_seconds, divide_cores, machine_class
 from bench.api.measures import BARS, Sample, Summary, judge, quantile, summarise
 from bench.api.report import Following, Report, show, write
 from bench.api.service import Bench, running_bench
 from bench.api.workloads import Load, Workload, follow_plan, list_workloads
+from bench.machine import cpu_seconds, divide_cores, machine_class
 
 RESULTS = Path(__file__).parents[1] / "results" / "api"
 _CREATORS = 8

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from bench.api import requests
 from bench.api.client import COUNTER, Outcome, Plan, drive, upload
-from bench.api.machine import cpu_seconds, family_cpu_seconds
 from bench.api.measures import MIB, Sample
 from bench.api.service import Bench, Target, Tenant, create_request, exchange
+from bench.machine import cpu_seconds, family_cpu_seconds
 
 JOBS_A_PROJECT = 900
 """Jobs that a round creates in a project at most: below the default quota of 1000 queued ones."""

@@ -149,7 +149,7 @@ def main() -> None:
     for table in chosen:
         shown = table if options.against is None else replace(table, against=options.against)
         lines = lines_of(shown, records)
-        if not any(line.arm != BASE for line in lines):
+        if not any(line.comparison is not None and line.arm != BASE for line in lines):
             continue
         texts.append(to_markdown(shown, lines))
         if not (options.table or options.against):

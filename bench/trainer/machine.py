@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.api.machine import commit, machine_class
+from bench.machine import commit, machine_class
 from worker.training.model.base_model import find_dtype
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")

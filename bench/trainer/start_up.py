@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.api.machine import cpu_seconds
+from bench.machine import cpu_seconds
 from bench.trainer.points import ADAPTER, ROOT, default_batch, default_reference
 from worker.training.events import EVENTS_FD
 from worker.training.spec import SPEC_FILE, TRAINING_FILE, EvaluationSettings, RuntimeSettings, TrainingSpec
