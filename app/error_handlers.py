@@ -27,7 +27,6 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     for kind in (OperationalError, InterfaceError, PoolTimeoutError):
         app.add_exception_handler(kind, _database_error)
-    app.add_exception_handler(DataError, _data_error)
     app.add_exception_handler(DataError, _unstorable_value)
     app.add_exception_handler(StorageError, _storage_error)
 
@@ -66,12 +65,6 @@ async def _database_error(_request: Request, error: Exception) -> JSONResponse:
     cause = error.orig if isinstance(error, DBAPIError) else error
     _LOG.warning("database unavailable", error=type(cause).__name__, detail=str(cause).split("\n")[0])
     return _answer(UnavailableError("The database is not available right now; try again shortly."))
-
-
-async def _data_error(_request: Request, error: Exception) -> JSONResponse:
-    # What validation lets through and a column cannot hold: U+0000 in an id or a query parameter.
-    _LOG.info("value refused by the database", detail=str(error).split("\n")[0])
-    return _answer(InvalidRequestError("The request holds a character or a number that cannot be stored."))
 
 
 async def _unstorable_value(_request: Request, error: Exception) -> JSONResponse:

@@ -8,9 +8,11 @@ from fastapi.concurrency import run_in_threadpool
 
 from app.core.logging import configure_logging
 from app.core.settings import Settings, get_settings
-from app.dependencies import build_resources
+from app.dependencies import Resources, build_resources
 from app.error_handlers import add_error_handlers
+from app.jobs.admission import Admission
 from app.jobs.documents import JobDocuments
+from app.jobs.group_commit import JobCreations
 from app.jobs.reconcile import start_reconcile_loop
 from app.jobs.shortcut import JobShortcut
 from app.middleware import BodyGuard, RequestContext
@@ -42,7 +44,10 @@ def create_app(settings: Settings | None = None, *, reconcile: bool = True) -> F
     )
     app.state.resources = build_resources(settings)
     add_error_handlers(app)
-    app.state.documents = JobDocuments(app.state.resources.engine)
+    resources: Resources = app.state.resources
+    admission = Admission(resources.store, resources.endpoints, settings)
+    app.state.creations = JobCreations(resources.sessions, resources.queue, admission)
+    app.state.documents = JobDocuments(resources.engine)
     app.add_middleware(JobShortcut, documents=app.state.documents, verifier=app.state.resources.verifier)
     app.add_middleware(
         BodyGuard,
@@ -61,6 +66,7 @@ async def _serving(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        app.state.creations.close()
         app.state.documents.close()
         app.state.resources.close()
 

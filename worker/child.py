@@ -1,4 +1,4 @@
-"""The trainer as a child process: its own session, an environment from an allow list, two pipes and a capped log.
+"""The trainer as a child process: its own session, an environment from an allow list, two channels and a capped log.
 
 ``start`` must be called on the thread that outlives the child: the parent-death signal fires when that thread ends.
 """
@@ -6,6 +6,7 @@
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from typing import IO
 from worker.training.events import CONTROL_FD, EVENTS_FD, LINE_BYTES
 
 LOG_FILE = "child.log"
+SCRATCH_DIR = "tmp"
+"""Folder in a child's own for its temporary files."""
 LOG_BYTES = 4 << 20
 LOG_TAIL_BYTES = 16 << 10
 KILL_SECONDS = 10.0
@@ -57,14 +60,17 @@ def several(command: Sequence[str], count: int) -> tuple[str, ...]:
 
 
 class Child:
-    """A running trainer and the parent's ends of its pipes. Used by one thread.
+    """A running trainer and the parent's ends of its channels. Used by one thread at a time.
 
     Attributes:
         pid: Process and group id.
-        has_finished: Whether ``finish`` has been here: the group is dead and the pipes are closed.
+        has_finished: Whether ``finish`` has been here: the group is dead and the channels are closed.
+        neighbours: Other attempts that it trains for.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], events: int, control: int, log_path: Path) -> None:
+    neighbours = 0
+
+    def __init__(self, process: subprocess.Popen[bytes], events: int, control: socket.socket, log_path: Path) -> None:
         if process.stdout is None:
             raise ValueError("the child's output must be a pipe")
         self.pid = process.pid
@@ -77,7 +83,7 @@ class Child:
             os.set_blocking(descriptor, False)
             self._selector.register(descriptor, selectors.EVENT_READ, sink)
         self._events = events
-        os.set_blocking(control, False)
+        control.setblocking(False)
         self._outgoing = bytearray()
         self.has_finished = False
 
@@ -87,9 +93,10 @@ class Child:
     ) -> "Child":
         """Exec ``command`` + workspace in a new session; descriptors in ``inherited`` stay open in it."""
         events_read, events_write = os.pipe()
-        control_read, control_write = os.pipe()
+        # A socket, because open files can follow over it: see ``hand_over``.
+        own_control, control = socket.socketpair()
         arguments = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command, str(workspace)]
-        pipes = {EVENTS_FD: str(events_write), CONTROL_FD: str(control_read)}
+        pipes = {EVENTS_FD: str(events_write), CONTROL_FD: str(control.fileno())}
         try:
             process = subprocess.Popen(
                 arguments,
@@ -99,16 +106,28 @@ class Child:
                 cwd=workspace,
                 env={**environment, **pipes},
                 start_new_session=True,
-                pass_fds=(events_write, control_read, *inherited),
+                pass_fds=(events_write, control.fileno(), *inherited),
             )
         except OSError:
             os.close(events_read)
-            os.close(control_write)
+            own_control.close()
             raise
         finally:
             os.close(events_write)
-            os.close(control_read)
-        return cls(process, events_read, control_write, workspace / LOG_FILE)
+            control.close()
+        return cls(process, events_read, own_control, workspace / LOG_FILE)
+
+    def hand_over(self, line: bytes, workspace: Path, descriptors: Sequence[int]) -> bool:
+        """Send a child that waits for its job the ``line`` that tells it, with open ``descriptors``; move the log.
+
+        Returns:
+            Whether the child has, or will find, the whole line. Otherwise it is of no more use.
+        """
+        self._log.move(workspace / LOG_FILE)
+        try:
+            return socket.send_fds(self._control, [line], descriptors) == len(line)
+        except OSError:
+            return False
 
     def send(self, line: bytes) -> None:
         """Write a line of the control protocol, the rest of it during ``read`` when the child is slow to take it.
@@ -124,7 +143,7 @@ class Child:
             time.sleep(timeout)
             return
         for key, _ in self._selector.select(timeout):
-            if key.fd == self._control:
+            if key.fileobj is self._control:
                 self._write_outgoing()
                 continue
             chunk = os.read(key.fd, _CHUNK_BYTES)
@@ -171,12 +190,12 @@ class Child:
     def _write_outgoing(self) -> None:
         try:
             while self._outgoing:
-                del self._outgoing[: os.write(self._control, self._outgoing[:_CHUNK_BYTES])]
+                del self._outgoing[: self._control.send(self._outgoing[:_CHUNK_BYTES])]
         except BlockingIOError:
             if self._control not in self._selector.get_map():
                 self._selector.register(self._control, selectors.EVENT_WRITE)
             return
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             self._outgoing.clear()
         if self._control in self._selector.get_map():
             self._selector.unregister(self._control)
@@ -185,7 +204,7 @@ class Child:
         self._selector.close()
         self._log.close()
         os.close(self._events)
-        os.close(self._control)
+        self._control.close()
         if self._process.stdout is not None:
             self._process.stdout.close()
 
@@ -219,6 +238,7 @@ class _CappedLog:
     """Keeps the first bytes in a file and the last bytes in memory, whatever a child prints."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file: IO[bytes] = path.open("wb")
         self._left = LOG_BYTES
         self._tail = b""
@@ -227,6 +247,9 @@ class _CappedLog:
         self._file.write(chunk[: self._left])
         self._left -= min(self._left, len(chunk))
         self._tail = (self._tail + chunk)[-LOG_TAIL_BYTES:]
+
+    def move(self, path: Path) -> None:
+        self._path = self._path.replace(path)
 
     def tail(self) -> str:
         return self._tail.decode("utf-8", "replace").replace("\x00", "")

@@ -14,6 +14,7 @@ from app.core.settings import Settings, get_settings
 from app.db.session import SessionFactory, build_engine, build_session_factory
 from app.storage import BlobStore
 from worker.previews.host import PreviewHost
+from worker.standby import Standby
 
 TRAINER_COMMAND = (sys.executable, "-m", "worker.training", "run")
 PREVIEW_COMMAND = (sys.executable, "-m", "worker.training", "preview")
@@ -30,6 +31,7 @@ class WorkerContext:
         store: Where inputs come from and results go.
         name: Shown as the owner of leases.
         previews: The warm process that answers saliency previews.
+        standby: The trainer that waits for the next job.
         child_command: Program that trains; the workspace's path is appended.
         endpoints: Models that children may ask through this process.
         draining: Set once the process is asked to go: no claims from then on, running children are stopped.
@@ -41,6 +43,7 @@ class WorkerContext:
     store: BlobStore
     name: str
     previews: PreviewHost
+    standby: Standby
     child_command: tuple[str, ...] = TRAINER_COMMAND
     endpoints: Endpoints = field(default_factory=Endpoints)
     draining: threading.Event = field(default_factory=threading.Event)
@@ -58,11 +61,14 @@ class WorkerContext:
         name = f"{socket.gethostname()}:{os.getpid()}"
         store = BlobStore.from_url(settings.storage_url)
         previews = PreviewHost(settings, preview_command)
+        standby = Standby(settings, child_command)
         endpoints = Endpoints.from_settings(settings)
-        return cls(settings, engine, build_session_factory(engine), store, name, previews, child_command, endpoints)
+        factory = build_session_factory(engine)
+        return cls(settings, engine, factory, store, name, previews, standby, child_command, endpoints)
 
     def close(self) -> None:
-        """End the warm process and drop the connections; both come back when the context is used again."""
+        """End the processes that wait and drop the connections; all come back when the context is used again."""
+        self.standby.close()
         self.previews.close()
         self.engine.dispose()
 

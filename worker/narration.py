@@ -12,6 +12,8 @@ _PHASES = {
     "preparing": "Reading the training data and loading the base model.",
     "rollout": "Sampling responses from the base model.",
     "grading": "Grading the responses.",
+    "rationalization": "Answering the questions without a right response with the reference shown.",
+    "regrading": "Grading these responses.",
     "judging": "Writing judgments on the wrong responses.",
     "scoring": "Scoring the contexts of the training data.",
     "training": "Training started.",

@@ -9,6 +9,7 @@ stopped by us to drain or while cut off    requeue, uncounted
 no sign of life                            stalled: killed, repeated once
 cancelled by us                            cancel
 the lease went to somebody else            abandon: leave no trace
+memory, failed or silent beside neighbours lost: repeated alone, where nobody else can be at fault
 """
 
 import signal
@@ -46,13 +47,17 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChildEnd:
-    """How a child ended: ``exit_code`` is negative for a signal; the last events it sent, if any."""
+    """How a child ended: ``exit_code`` is negative for a signal; the last events it sent, if any.
+
+    ``neighbours`` counts the other attempts that it trained for.
+    """
 
     exit_code: int
     reason: StopReason | None = None
     result: ResultEvent | None = None
     error: ErrorEvent | None = None
     log_tail: str = ""
+    neighbours: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ UNEXPECTED = JobError(
     "internal_error", "The trainer ended unexpectedly. The operator finds details in the worker's log."
 )
 _STALLED = JobError("stalled", "Training made no progress for too long and was stopped.")
+_SHARED = JobError("trainer_lost", "The process that trained this job beside others died or made no progress.")
 _MEMORY_HINT = "Use fewer tokens per row, a smaller adapter or a smaller base model."
 _USER_ERRORS = frozenset({ExitCode.DATA, ExitCode.CONFIGURATION, ExitCode.OUT_OF_MEMORY})
 
@@ -79,7 +85,15 @@ _USER_ERRORS = frozenset({ExitCode.DATA, ExitCode.CONFIGURATION, ExitCode.OUT_OF
 def classify(end: ChildEnd) -> Outcome:
     """Return what becomes of the job."""
     verdict = _verdict(end)
+    if end.neighbours and _may_be_theirs(end, verdict):
+        verdict = Verdict.LOST
     return Outcome(verdict, AttemptRecord(verdict, end.exit_code, end.log_tail or None), _error(end, verdict))
+
+
+def _may_be_theirs(end: ChildEnd, verdict: Verdict) -> bool:
+    """Return whether neighbours may have brought about a bad end."""
+    is_memory = verdict is Verdict.FAIL and end.exit_code == ExitCode.OUT_OF_MEMORY
+    return is_memory or verdict in {Verdict.FAILED, Verdict.STALLED}
 
 
 def _verdict(end: ChildEnd) -> Verdict:
@@ -106,6 +120,8 @@ def _error(end: ChildEnd, verdict: Verdict) -> JobError:
     if end.error is not None:
         event = end.error
         return JobError(event.code, event.message.replace("\x00", ""), event.param, event.data)
+    if end.neighbours:
+        return _SHARED
     if end.exit_code == ExitCode.OUT_OF_MEMORY:
         return JobError("out_of_memory", f"The device ran out of memory. {_MEMORY_HINT}")
     if end.exit_code == -signal.SIGKILL:

@@ -10,11 +10,12 @@ from worker.context import WorkerContext
 
 
 def start_background(context: WorkerContext) -> Callable[[], None]:
-    """Start the reconcile loop and one polling thread per slot.
+    """Start the reconcile loop, one polling thread per slot, and the trainer that waits for the first job.
 
     Returns:
         A function to call once ``context.draining`` is set; it waits until jobs that a poll found have been put back.
     """
+    context.standby.prepare()
     stop_reconciling = start_reconcile_loop(context.settings)
     # A poll that finds a job becomes its slot thread, so no slot's poll may wait behind another's job.
     pollers = [
@@ -27,6 +28,7 @@ def start_background(context: WorkerContext) -> Callable[[], None]:
     def stop() -> None:
         for poller in pollers:
             poller.join()
+        context.standby.close()
         context.previews.close()
         stop_reconciling()
 

@@ -1,8 +1,13 @@
-"""Runs jobs, and previews between them: claim, prepare, train in a child, settle. The calling thread is the slot."""
+"""Runs jobs, and previews between them: claim, prepare, train in a child, settle. The calling thread is the slot.
+
+Where the operator allows it, several jobs on one base model are claimed together and trained in one child.
+"""
 
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from obstore.exceptions import BaseError as StorageError
@@ -32,10 +37,11 @@ from worker.previews.runs import run_next
 from worker.progress import ProgressBoard
 from worker.renewal import LeaseKeeper
 from worker.reporter import Reporter
+from worker.shared_trainer import Share, TrainerGroup
 from worker.slots import Slot, take_slot
-from worker.supervision import Watch
+from worker.supervision import Trainer, Watch, start_child
 from worker.training.errors import CheckpointError
-from worker.training.events import ResultEvent
+from worker.training.events import MessageEvent, ResultEvent
 from worker.workspace import Workspace, prepare
 
 _NOT_STARTED = JobError("internal_error", "The job could not be started: its inputs or its worker failed.")
@@ -61,41 +67,77 @@ def run_available(context: WorkerContext, hint: str | None = None) -> int:
             if claimed is None:
                 break
             pass_failpoint("after_claim")
-            lease, held = claimed
+            leases, held = claimed
             try:
                 context.previews.make_room()
-                Attempt(context, lease, slot, held).run()
+                _attempt(context, leases, slot, held)
             finally:
                 held.release()
-            attempts, hint = attempts + 1, None
+            # Now, and not while the job runs: its memory and its cores are free.
+            if not context.draining.is_set():
+                context.standby.prepare()
+            attempts, hint = attempts + len(leases), None
     return attempts
 
 
-def _claim(context: WorkerContext, hint: str | None) -> tuple[Lease, Held] | None:
-    """Claim a job together with its devices."""
+def _attempt(context: WorkerContext, leases: Sequence[Lease], slot: Slot, held: Held) -> None:
+    if len(leases) == 1:
+        Attempt(context, leases[0], slot.folder, partial(start_child, context, slot, held)).run()
+        return
+
+    def attempt(lease: Lease, share: Share) -> None:
+        Attempt(context, lease, slot.folder, share.start).run()
+
+    TrainerGroup(context, slot, held).run([partial(attempt, lease) for lease in leases])
+
+
+def _claim(context: WorkerContext, hint: str | None) -> tuple[Sequence[Lease], Held] | None:
+    """Claim a job together with its devices, and those that will share its trainer."""
     settings = context.settings
     try:
         with offer_devices(settings.workspaces, settings.devices) as offer:
             room = Room(offer.free, offer.total)
             with transaction(context.factory) as session:
-                lease = lifecycle.claim(
-                    session, worker=context.name, lease_seconds=settings.lease_seconds, hint=hint, room=room
-                )
-            return None if lease is None else (lease, offer.take(lease.n_gpus))
+                leases = _claim_together(context, session, hint, room)
+            return (leases, offer.take(leases[0].n_gpus)) if leases else None
     except SQLAlchemyError as error:
         # Had the claim been committed and its reply lost, its lease runs out and the reaper takes it back.
         _LOG.warning("could not claim", error=type(error).__name__)
         return None
 
 
-class Attempt:
-    """One attempt of one job, from claim to its last transaction."""
+def _claim_together(context: WorkerContext, session: Session, hint: str | None, room: Room) -> list[Lease]:
+    """Claim the next job and, as far as the operator lets jobs share a base model, those that may join it."""
+    settings = context.settings
+    # Another device would have a job to itself. Who loses an attempt in company needs one more to be tried alone.
+    has_company = room.free == 1 and settings.max_lost_attempts > 0
+    most = settings.worker_jobs_per_base if has_company else 1
+    claim = partial(lifecycle.claim, session, worker=context.name, lease_seconds=settings.lease_seconds, room=room)
+    leases = list[Lease]()
+    lease = claim(hint=hint)
+    while lease is not None:
+        leases.append(lease)
+        lease = claim(beside=leases[0]) if len(leases) < most else None
+    return leases
 
-    def __init__(self, context: WorkerContext, lease: Lease, slot: Slot, devices: Held) -> None:
+
+class Attempt:
+    """One attempt of one job, from claim to its last transaction.
+
+    Args:
+        context: The worker's connections.
+        lease: The claim.
+        folder: Where its workspace is made.
+        start: Starts the trainer of a workspace; may raise OSError.
+    """
+
+    def __init__(
+        self, context: WorkerContext, lease: Lease, folder: Path, start: Callable[[Workspace], Trainer]
+    ) -> None:
         self._context = context
         self._lease = lease
-        self._slot = slot
-        self._devices = devices
+        self._folder = folder
+        self._start = start
         self._logger = _LOG.bind(job_id=lease.job_id, attempt=lease.attempt)
         self._board = ProgressBoard()
         self._keeper = LeaseKeeper(context, lease, self._board)
@@ -115,7 +157,7 @@ class Attempt:
                 self._logger.exception("attempt broke")
 
     def _train(self) -> Outcome:
-        folder = self._slot.folder / f"{self._lease.job_id}-{self._lease.attempt}"
+        folder = self._folder / f"{self._lease.job_id}-{self._lease.attempt}"
         try:
             return self._supervise(prepare(self._context, self._lease, folder))
         except (BlobNotFoundError, BlobDigestError, StorageError, OSError, SQLAlchemyError):
@@ -138,9 +180,12 @@ class Attempt:
         )
         ledger = JobLedger(self._context.factory, workspace.project_id, self._lease.job_id)
         desk = AnswerDesk(self._context.endpoints, ledger)
-        watch = Watch(self._context, self._keeper, self._board, reporter, desk)
+        watch = Watch(self._context, self._lease.job_id, self._keeper, self._board, reporter, desk)
         try:
-            end = supervision.train(watch, workspace, self._slot, self._devices)
+            trainer = self._start(workspace)
+            if trainer.neighbours:
+                reporter.accept(MessageEvent("info", _tell_company(trainer.neighbours)))
+            end = supervision.train(watch, trainer)
         finally:
             reporter.close()
         outcome = classify(end)
@@ -204,6 +249,10 @@ class Attempt:
         now = time.monotonic()
         self._patience_ends = self._patience_ends or now + self._context.settings.stop_grace_seconds
         return now > self._patience_ends
+
+
+def _tell_company(neighbours: int) -> str:
+    return f"Trained beside {neighbours} other job(s) of this project on one copy of the base model."
 
 
 def _stalled_before(session: Session, lease: Lease) -> bool:

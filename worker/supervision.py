@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
@@ -11,7 +12,7 @@ from app.core.devices import visible_devices
 from app.core.logging import get_logger
 from app.core.settings import Settings
 from worker.answering import AnswerDesk
-from worker.child import Child, build_environment, several
+from worker.child import SCRATCH_DIR, Child, build_environment, several
 from worker.context import WorkerContext
 from worker.devices import Held
 from worker.outcomes import ChildEnd, StopReason
@@ -19,13 +20,53 @@ from worker.progress import ProgressBoard
 from worker.renewal import LeaseKeeper
 from worker.reporter import Reporter
 from worker.slots import Slot
+from worker.training.estimation.pace import JOBS_ON_BASE
 from worker.training.events import CANCEL, STOP, CompletionRequest, ErrorEvent, ResultEvent, decode
-from worker.workspace import SCRATCH_DIR, Workspace
+from worker.workspace import Workspace
 
 TICK_SECONDS = 0.1
 # Without a first step loading and compiling may still be going on: twice the patience.
 _FIRST_STEP_FACTOR = 2
 _LOG = get_logger(__name__)
+
+
+class Trainer(Protocol):
+    """What is watched: a ``Child``, or a ``shared_trainer.Share`` of one. Used by one thread."""
+
+    @property
+    def neighbours(self) -> int:
+        """How many other attempts the process trains for."""
+        ...
+
+    @property
+    def exit_code(self) -> int:
+        """Exit status, negative for a signal; valid after ``finish``."""
+        ...
+
+    @property
+    def log_tail(self) -> str:
+        """The end of what the process printed."""
+        ...
+
+    def send(self, line: bytes) -> None:
+        """Write a line of the control protocol; never blocks."""
+        ...
+
+    def read(self, timeout: float) -> Iterator[bytes]:
+        """Wait up to ``timeout`` seconds for event lines, then yield what is there."""
+        ...
+
+    def has_exited(self) -> bool:
+        """Return whether the end has come."""
+        ...
+
+    def kill(self) -> None:
+        """End it without asking."""
+        ...
+
+    def finish(self) -> list[bytes]:
+        """See to it that the end has come and return the event lines not read yet."""
+        ...
 
 
 @dataclass
@@ -34,6 +75,7 @@ class Watch:
 
     Attributes:
         context: Settings, and whether the process is draining.
+        job_id: Whose child it is.
         keeper: Cancel requests, and whether the lease is still ours.
         board: When the child last gave a sign of life.
         reporter: Takes the child's events.
@@ -43,6 +85,7 @@ class Watch:
     """
 
     context: WorkerContext
+    job_id: str
     keeper: LeaseKeeper
     board: ProgressBoard
     reporter: Reporter
@@ -69,10 +112,10 @@ class Watch:
             elif isinstance(event, CompletionRequest):
                 self.desk.ask(event)
 
-    def answer(self, child: Child) -> None:
+    def answer(self, trainer: Trainer) -> None:
         """Give the child what endpoints have answered. While it waits for us it cannot give signs of life."""
         for line in self.desk.take_answers():
-            child.send(line)
+            trainer.send(line)
             self.board.touch()
         if self.desk.is_waiting:
             self.board.touch()
@@ -96,33 +139,55 @@ class Watch:
         return settings.stall_seconds * (1 if self.board.has_stepped() else _FIRST_STEP_FACTOR)
 
 
-def train(watch: Watch, workspace: Workspace, slot: Slot, devices: Held) -> ChildEnd:
-    """Run the child in ``workspace`` until it and its whole group are dead. Blocks the thread that owns the child."""
+def start_child(context: WorkerContext, slot: Slot, devices: Held, workspace: Workspace) -> Child:
+    """Give ``workspace`` to the child that waits, if it suits, else to a new one; the calling thread must outlive it.
+
+    Raises:
+        OSError: It cannot be started.
+    """
     scratch = workspace.folder / SCRATCH_DIR
     environment = build_environment(os.environ, threads=workspace.threads, scratch=scratch)
-    child = Child.start(
-        several(watch.context.child_command, workspace.n_gpus),
+    environment |= visible_devices(devices.names)
+    inherited = (slot.descriptor, *devices.descriptors)
+    is_ready = context.standby.is_ready()
+    child = context.standby.take(workspace.folder, environment, inherited) if workspace.n_gpus == 1 else None
+    name = workspace.folder.name
+    _LOG.info("trainer starts", workspace=name, has_waited=child is not None, was_ready=is_ready and child is not None)
+    return child or Child.start(
+        several(context.child_command, workspace.n_gpus),
         workspace=workspace.folder,
-        environment=environment | visible_devices(devices.names),
-        inherited=(slot.descriptor, *devices.descriptors),
+        environment=environment,
+        inherited=inherited,
     )
+
+
+def train(watch: Watch, trainer: Trainer) -> ChildEnd:
+    """Watch ``trainer`` until it has ended for good. Blocks."""
     try:
-        while not child.has_exited():
-            watch.take(child.read(TICK_SECONDS))
-            watch.answer(child)
-            _press(watch, child)
+        while not trainer.has_exited():
+            watch.take(trainer.read(TICK_SECONDS))
+            watch.answer(trainer)
+            _press(watch, trainer)
     finally:
-        rest = child.finish()
+        rest = trainer.finish()
         watch.desk.close()
     watch.take(rest)
     if summary := watch.desk.summary():
         watch.reporter.accept(summary)
     if watch.undecodable:
-        _LOG.warning("lines that are no events", workspace=workspace.folder.name, lines=watch.undecodable)
-    return ChildEnd(child.exit_code, watch.reason, watch.result, watch.error, child.log_tail)
+        _LOG.warning("lines that are no events", job_id=watch.job_id, lines=watch.undecodable)
+    result = watch.result and _count_jobs(watch.result, 1 + trainer.neighbours)
+    return ChildEnd(trainer.exit_code, watch.reason, result, watch.error, trainer.log_tail, trainer.neighbours)
 
 
-def _press(watch: Watch, child: Child) -> None:
+def _count_jobs(result: ResultEvent, jobs: int) -> ResultEvent:
+    """Return ``result`` with the number of ``jobs`` whose process its figures describe, where they are several."""
+    if jobs == 1:
+        return result
+    return msgspec.structs.replace(result, usage={**result.usage, JOBS_ON_BASE: jobs})
+
+
+def _press(watch: Watch, trainer: Trainer) -> None:
     """Ask the child to end when there is a reason, kill it when asking did not help or makes no sense."""
     reason = watch.why_stop()
     if reason is not None and reason is not watch.reason and watch.reason is not StopReason.LOST:
@@ -130,7 +195,7 @@ def _press(watch: Watch, child: Child) -> None:
         if reason in {StopReason.LOST, StopReason.STALLED}:
             watch.kill_at = 0.0
         else:
-            child.send(CANCEL if reason is StopReason.CANCEL else STOP)
+            trainer.send(CANCEL if reason is StopReason.CANCEL else STOP)
             watch.kill_at = min(watch.kill_at, time.monotonic() + watch.context.settings.stop_grace_seconds)
     if time.monotonic() >= watch.kill_at:
-        child.kill()
+        trainer.kill()

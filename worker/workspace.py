@@ -1,6 +1,5 @@
 """The folder of one attempt: spec, datasets and the checkpoint to go on from, all fetched by digest."""
 
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from app.jobs import checkpoints, leases
 from app.jobs.checkpoints import ResumePoint
 from app.jobs.leases import Lease
 from app.storage import BlobDigestError, BlobNotFoundError
+from worker.child import SCRATCH_DIR
 from worker.context import WorkerContext
 from worker.stages import fetch_parts
 from worker.training.spec import (
@@ -29,7 +29,6 @@ from worker.training.spec import (
     TrainingSpec,
 )
 
-SCRATCH_DIR = "tmp"
 _LOG = get_logger(__name__)
 
 
@@ -100,8 +99,11 @@ def _digest(session: Session, file_id: str) -> str:
 
 def _spec(job: FineTuningJob, settings: Settings) -> TrainingSpec:
     spec = TrainingSpec.model_validate(job.spec)
-    threads = settings.worker_threads or max(1, (os.cpu_count() or 1) // (settings.worker_slots * spec.n_gpus))
-    runtime = {"threads": threads, "checkpointed_layers": settings.worker_checkpointed_layers}
+    runtime = {
+        "threads": settings.trainer_threads(spec.n_gpus),
+        "checkpointed_layers": settings.worker_checkpointed_layers,
+        "shard_base": settings.worker_shard_base,
+    }
     return spec.model_copy(update={"runtime": spec.runtime.model_copy(update=runtime)})
 
 

@@ -31,6 +31,9 @@ def create(
     adapter: Annotated[Pairs, typer.Option("--adapter", "-A", help="Adapter setting, name=value; repeatable.")] = None,
     evaluation: Annotated[Pairs, typer.Option("--evaluation", "-E", help="name=value; repeatable.")] = None,
     rollout: Annotated[Pairs, typer.Option("--rollout", "-R", help="How responses are sampled, name=value.")] = None,
+    rationalization: Annotated[
+        Pairs, typer.Option("--rationalization", help="Answers written with the reference shown, as n=4.")
+    ] = None,
     judge: Annotated[Pairs, typer.Option("--judge", "-J", help="Who judges wrong responses, as type=self.")] = None,
     mixture: Annotated[Pairs, typer.Option("--mixture", "-M", help="Which rows are trained, name=value.")] = None,
     n_gpus: Annotated[int | None, typer.Option(help="Devices that train together; 1 when absent.")] = None,
@@ -42,7 +45,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a job; paths are uploaded first."""
-    building = {"rollout": rollout, "judge": judge, "mixture": mixture}
+    building = {"rollout": rollout, "rationalization": rationalization, "judge": judge, "mixture": mixture}
     body = _method(method, hyperparameters=hyperparameter, adapter=adapter, evaluation=evaluation, **building)
     if n_gpus is not None:
         body["method"][method]["n_gpus"] = n_gpus

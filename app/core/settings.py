@@ -1,5 +1,6 @@
 """Every operator setting, read once from the environment; the README's table is generated from this class."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -82,9 +83,21 @@ class Settings(BaseSettings):
     max_gpus_per_job: int | None = Field(
         None, gt=0, description="Most devices a job may ask for; default: as many as NLFT_WORKER_DEVICES names."
     )
+    worker_jobs_per_base: int = Field(
+        1,
+        gt=0,
+        description="Most queued jobs of a project that one trainer runs together on one base model; 1: each "
+        "by itself.",
+    )
     worker_threads: int | None = Field(None, gt=0, description="CPU threads of one trainer; default: cores / slots.")
+    worker_standby: bool = Field(
+        True, description="Keep a trainer waiting that has imported everything, so that a job starts sooner."
+    )
     worker_checkpointed_layers: int = Field(
         0, ge=0, description="Decoder layers that trainers compute again in the backward pass: slower, in less memory."
+    )
+    worker_shard_base: bool = Field(
+        False, description="Devices of a job each hold a share of the base model's layers: slower, in less memory."
     )
     preview_seconds: float = Field(120.0, gt=0, description="Longest computation of one saliency preview.")
     preview_idle_seconds: float = Field(
@@ -133,6 +146,10 @@ class Settings(BaseSettings):
     def most_gpus(self) -> int:
         """The most devices that a job may ask for."""
         return self.max_gpus_per_job or self.devices.total
+
+    def trainer_threads(self, processes: int = 1) -> int:
+        """Return the CPU threads of each of the ``processes`` that train one job."""
+        return self.worker_threads or max(1, (os.cpu_count() or 1) // (self.worker_slots * processes))
 
     @property
     def workspaces(self) -> Path:

@@ -1,24 +1,55 @@
-"""Reads that are asked for at the same time go to the database as one statement."""
+"""Work that is asked for at the same time goes to the database together."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+Work = Callable[[Sequence[Item]], Sequence[Outcome | Exception]]
 Load = Callable[[Sequence[Key]], Mapping[Key, Value]]
 
-_MOST_KEYS = 100
-_PAUSE_SECONDS = 0.002
+_MOST_ITEMS = 100
+_LEAST_PAUSE_SECONDS = 0.002
+_MOST_PAUSES = 5
+
+
+class Batches(Generic[Item, Outcome]):
+    """Whoever asks while a batch is under way shares the next one.
+
+    A batch starts after everybody who shares it has asked, so nobody sees a state older than the own question.
+    Alone, nobody is waited for; behind a batch of several, the next one collects for two milliseconds.
+
+    Args:
+        work: Called in a thread, by one batch at a time, with up to a hundred items; returns an outcome for each, in
+            their order. An exception is an outcome, too: it is raised for its item alone.
+        name: Of the thread.
+    """
+
+    def __init__(self, work: Work[Item, Outcome], *, name: str) -> None:
+        self._work = work
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue[Item, Outcome]] = WeakKeyDictionary()
+
+    async def add(self, item: Item) -> Outcome:
+        """Return what became of ``item``. Raises what ``work`` raises, for everybody of its batch."""
+        loop = asyncio.get_running_loop()
+        queue = self._queues.get(loop)
+        if queue is None:
+            queue = self._queues[loop] = _Queue(self._work, self._executor)
+        return await queue.add(loop, item)
+
+    def close(self) -> None:
+        """End the thread; a batch that is under way is finished."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 class BatchedReads(Generic[Key, Value]):
-    """Values by key; whoever asks while a statement is under way shares the next one.
-
-    A statement starts after everybody who shares it has asked, so nobody sees a state older than the own question.
-    Alone, a reader waits for nobody; behind a batch of several, the next one collects for two milliseconds.
+    """Values by key, read in batches.
 
     Args:
         load: Called in a thread with up to a hundred keys; keys without a value are left out of its answer.
@@ -26,64 +57,78 @@ class BatchedReads(Generic[Key, Value]):
 
     def __init__(self, load: Load[Key, Value]) -> None:
         self._load = load
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="batched-reads")
-        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue[Key, Value]] = WeakKeyDictionary()
+        self._batches: Batches[Key, Value | None] = Batches(self._read, name="batched-reads")
 
     async def get(self, key: Key) -> Value | None:
         """Return the value of ``key``, or None. Raises what ``load`` raises, for everybody of its batch."""
-        loop = asyncio.get_running_loop()
-        queue = self._queues.get(loop)
-        if queue is None:
-            queue = self._queues[loop] = _Queue(self._load, self._executor)
-        return await queue.add(loop, key)
+        return await self._batches.add(key)
 
     def close(self) -> None:
-        """End the threads."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """End the thread."""
+        self._batches.close()
+
+    def _read(self, keys: Sequence[Key]) -> list[Value | Exception | None]:
+        found = self._load(list(dict.fromkeys(keys)))
+        return [found.get(key) for key in keys]
 
 
-class _Queue(Generic[Key, Value]):
+class _Queue(Generic[Item, Outcome]):
     """What one event loop waits for."""
 
-    def __init__(self, load: Load[Key, Value], executor: ThreadPoolExecutor) -> None:
-        self._load = load
+    def __init__(self, work: Work[Item, Outcome], executor: ThreadPoolExecutor) -> None:
+        self._work = work
         self._executor = executor
-        self._waiting: list[tuple[Key, asyncio.Future[Value | None]]] = []
+        self._waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
         self._is_busy = False
 
-    def add(self, loop: asyncio.AbstractEventLoop, key: Key) -> asyncio.Future[Value | None]:
-        future: asyncio.Future[Value | None] = loop.create_future()
-        self._waiting.append((key, future))
+    def add(self, loop: asyncio.AbstractEventLoop, item: Item) -> asyncio.Future[Outcome]:
+        future: asyncio.Future[Outcome] = loop.create_future()
+        self._waiting.append((item, future))
         if not self._is_busy:
             self._is_busy = True
             loop.call_soon(self._start, loop)  # whoever is served in this turn of the loop comes along
         return future
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        batch, self._waiting = self._waiting[:_MOST_KEYS], self._waiting[_MOST_KEYS:]
+        batch, self._waiting = self._waiting[:_MOST_ITEMS], self._waiting[_MOST_ITEMS:]
         if not batch:
             self._is_busy = False
             return
-        running = loop.run_in_executor(self._executor, self._load, list(dict.fromkeys(key for key, _ in batch)))
-        running.add_done_callback(lambda done: self._finish(loop, batch, done))
+        running = loop.run_in_executor(self._executor, self._work, [item for item, _ in batch])
+        started, futures = loop.time(), [future for _, future in batch]
+        running.add_done_callback(lambda done: self._finish(loop, started, futures, done))
 
     def _finish(
         self,
         loop: asyncio.AbstractEventLoop,
-        batch: Sequence[tuple[Key, asyncio.Future[Value | None]]],
-        done: asyncio.Future[Mapping[Key, Value]],
+        started: float,
+        futures: Sequence[asyncio.Future[Outcome]],
+        done: asyncio.Future[Sequence[Outcome | Exception]],
     ) -> None:
-        error = None if done.cancelled() else done.exception()
-        for key, future in batch:
+        for future, outcome in zip(futures, _outcomes(done, len(futures)), strict=True):
             if future.done():
                 continue  # who asked has gone away
-            if done.cancelled():
-                future.cancel()
-            elif error is not None:
-                future.set_exception(error)
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
             else:
-                future.set_result(done.result().get(key))
-        if len(batch) > 1:
-            loop.call_later(_PAUSE_SECONDS, self._start, loop)
+                future.set_result(outcome)
+        if len(futures) > 1:
+            took = loop.time() - started
+            self._collect(loop, max(_LEAST_PAUSE_SECONDS, took / 10), _MOST_PAUSES)
         else:
             self._start(loop)
+
+    def _collect(self, loop: asyncio.AbstractEventLoop, pause: float, left: int, known: int = -1) -> None:
+        """Start once nobody new has come for a ``pause`` (seconds), or no pauses are ``left``."""
+        if left == 0 or len(self._waiting) == known:
+            self._start(loop)
+        else:
+            loop.call_later(pause, self._collect, loop, pause, left - 1, len(self._waiting))
+
+
+def _outcomes(done: asyncio.Future[Sequence[Any]], count: int) -> Sequence[Any]:
+    """Return what became of each item; a batch that failed or was cut off by ``close`` has failed for every one."""
+    if done.cancelled():
+        return [ConnectionAbortedError("closed while work was waiting")] * count
+    error = done.exception()
+    return done.result() if error is None else [error] * count

@@ -24,7 +24,7 @@ class MultipartForm:
 
     Args:
         content_type: The request's header; it names the boundary.
-        sink: Called with each piece of the file's bytes.
+        sink: Called with each piece of the file's bytes, a view of what was fed.
 
     Attributes:
         fields: Text fields by name, complete once the parser has passed them.
@@ -34,7 +34,7 @@ class MultipartForm:
         InvalidRequestError: The request is not a multipart form; also from ``feed`` and ``finish``, for broken ones.
     """
 
-    def __init__(self, content_type: str, sink: Callable[[bytes], None]) -> None:
+    def __init__(self, content_type: str, sink: Callable[[memoryview], None]) -> None:
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
             raise InvalidRequestError(
@@ -118,7 +118,7 @@ class MultipartForm:
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
         if self._in_file:
-            self._sink(data[start:end])
+            self._sink(memoryview(data)[start:end])
             return
         self._value += data[start:end]
         if len(self._value) > _MAX_FIELD_BYTES:

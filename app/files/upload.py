@@ -3,7 +3,7 @@
 The event loop only collects bytes; everything else happens in a thread, a batch at a time.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -43,13 +43,15 @@ async def receive_upload(body: AsyncIterator[bytes], receiver: "UploadReceiver")
     """
     with receiver:
         fault: ServiceError | None = None
-        batch = bytearray()
+        batch: list[bytes] = []
+        size = 0
         async for chunk in body:
-            batch += chunk
-            if len(batch) >= BATCH_BYTES:
-                fault = fault or await run_in_threadpool(receiver.feed, bytes(batch))
-                batch.clear()
-        fault = fault or await run_in_threadpool(receiver.feed, bytes(batch))
+            batch.append(chunk)
+            size += len(chunk)
+            if size >= BATCH_BYTES:
+                fault = fault or await run_in_threadpool(receiver.feed, batch)
+                batch, size = [], 0
+        fault = fault or await run_in_threadpool(receiver.feed, batch)
         if fault is not None:
             raise fault
         return await run_in_threadpool(receiver.finish)
@@ -71,14 +73,15 @@ class UploadReceiver:
     def __exit__(self, *_: object) -> None:
         self._writer.abort()
 
-    def feed(self, batch: bytes) -> ServiceError | None:
-        """Take the next bytes; return the fault that makes the rest pointless.
+    def feed(self, batch: Sequence[bytes]) -> ServiceError | None:
+        """Take the next pieces of the body; return the fault that makes the rest pointless.
 
         It is returned, not raised, so that the caller reads the body to its end first: many clients see a broken
         connection instead of the answer when a server stops reading.
         """
         try:
-            self._form.feed(batch)
+            for piece in batch:
+                self._form.feed(piece)
         except ServiceError as fault:
             return fault
         return None
@@ -93,7 +96,7 @@ class UploadReceiver:
         assert self._form.filename is not None
         return Upload(self._form.filename, fields.purpose, fields.expires_after, self._writer.finish(), report)
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: memoryview) -> None:
         self._bytes += len(data)
         if self._bytes > self._max_bytes:
             raise PayloadTooLargeError(
@@ -102,7 +105,7 @@ class UploadReceiver:
         self._writer.write(data)
         # A purpose may follow the file in the form: until it is known, the rows are checked on suspicion.
         if self._form.fields.get("purpose", FINE_TUNE) == FINE_TUNE:
-            self._reader.feed(data)
+            self._reader.feed(bytes(data))
 
     def _validated(self) -> dict[str, Any]:
         self._reader.finish()

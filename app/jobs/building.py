@@ -37,8 +37,9 @@ def resolve_building(requested: RequestedMethod, training_file: File, endpoints:
 
 
 def _refuse_idle_stages(requested: RequestedMethod, given: Collection[str], *, lacks_responses: bool) -> None:
-    if "rollout" in given and not lacks_responses:
-        raise _idle(requested, "rollout", "would sample nothing: every row of the training file has a response")
+    for name in ("rollout", "rationalization"):
+        if name in given and not lacks_responses:
+            raise _idle(requested, name, "would sample nothing: every row of the training file has a response")
     method = requested.method
     if method.uses_judgments:
         return

@@ -3,6 +3,9 @@
 A host passes over jobs that want more devices than it has in all. A job that it could run but for devices that are
 busy is not overtaken on it: no claim succeeds there until enough are free, so a stream of small jobs cannot starve a
 large one. A hint jumps the queue only where nobody waits like that.
+
+Jobs may share the trainer of one that was claimed before them (docs/adr/0013-jobs-that-share-a-base.md), but only those
+whose turn it is anyway.
 """
 
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from sqlalchemy import ColumnElement, and_, case, exists, func, literal, select
 from sqlalchemy.orm import aliased
 
 from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
+from app.jobs.leases import Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +67,20 @@ def next_eligible(hint: str | None, room: Room) -> ColumnElement[str]:
         .correlate(None)
         .scalar_subquery()
     )
+
+
+def may_share_with(first: Lease) -> ColumnElement[bool]:
+    """Return whether a job may be trained in one process with the job of ``first``.
+
+    Both are of one project, want one device and the same base model and process settings, and have had no bad end: a
+    process that died may have died of either, so whoever was in it goes by itself from then on.
+    """
+    holder = aliased(FineTuningJob)
+    shared = (
+        holder.project_id == FineTuningJob.project_id,
+        holder.spec["base_model"] == FineTuningJob.spec["base_model"],
+        holder.spec["runtime"] == FineTuningJob.spec["runtime"],
+    )
+    unharmed = [one.lost_count + one.failed_count == 0 for one in (holder, FineTuningJob)]
+    single = [one.n_gpus == 1 for one in (holder, FineTuningJob)]
+    return exists().where(holder.id == first.job_id, *shared, *unharmed, *single).correlate(FineTuningJob)

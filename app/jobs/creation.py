@@ -3,9 +3,7 @@
 import re
 import secrets
 import unicodedata
-from dataclasses import replace
-
-from sqlalchemy.orm import Session
+from dataclasses import dataclass, replace
 
 from app.completions.configuration import Endpoints
 from app.core import ids
@@ -13,7 +11,7 @@ from app.core.errors import InvalidRequestError
 from app.db.models.fine_tuning_job import FineTuningJob
 from app.jobs.building import resolve_building
 from app.jobs.deduplication import CreateAttempt
-from app.jobs.inputs import JobInputs, find_inputs
+from app.jobs.inputs import JobInputs, NamedRows, find_inputs
 from app.jobs.resolution import RequestedMethod, ResolvedMethod, read_method, resolve_method
 from app.jobs.schemas import JobCreate
 from worker.training.methods.auto import RunFacts
@@ -23,10 +21,24 @@ _SEEDS = 2**31
 _LONGEST_SUFFIX = 64
 
 
-def build_job(
-    session: Session, attempt: CreateAttempt, body: JobCreate, endpoints: Endpoints, *, most_gpus: int
-) -> FineTuningJob:
-    """Return a job that is not in the database yet; its input files stay locked until the transaction ends.
+@dataclass(frozen=True, slots=True)
+class CreateCall:
+    """A create call: its identity and what it asks for."""
+
+    attempt: CreateAttempt
+    body: JobCreate
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that is not in the database yet, and the rows that it refers to."""
+
+    job: FineTuningJob
+    inputs: JobInputs
+
+
+def build_job(rows: NamedRows, call: CreateCall, endpoints: Endpoints, *, most_gpus: int) -> NewJob:
+    """Return the job that ``call`` asks for; ``rows`` are those that it names, and maybe others.
 
     ``most_gpus`` is how many devices the operator's workers have for one job.
 
@@ -34,18 +46,19 @@ def build_job(
         InvalidRequestError: A file, the base model or a setting is unfit; ``param`` names it.
         NotFoundError: There is no such base model.
     """
+    attempt, body = call.attempt, call.body
     requested = read_method(body)
     _refuse_integrations(body)
     _refuse_too_many_gpus(requested, most_gpus)
     suffix = _safe_suffix(body.suffix)
-    inputs = find_inputs(session, attempt.project_id, body, requested.method)
+    inputs = find_inputs(rows, attempt.project_id, body, requested.method)
     building = resolve_building(requested, inputs.training_file, endpoints)
     facts = _facts(inputs, building)
     resolved = resolve_method(requested, facts, is_validated=inputs.validation_file is not None)
     resolved = replace(resolved, building=building)
     job_id = ids.new_id(ids.JOB)
     seed = secrets.randbelow(_SEEDS) if body.seed is None else body.seed
-    return FineTuningJob(
+    job = FineTuningJob(
         id=job_id,
         project_id=attempt.project_id,
         model=body.model,
@@ -63,6 +76,7 @@ def build_job(
         request_digest=attempt.digest,
         request_retry_count=attempt.retry_count,
     )
+    return NewJob(job, inputs)
 
 
 def _freeze(job_id: str, seed: int, inputs: JobInputs, resolved: ResolvedMethod) -> TrainingSpec:

@@ -9,6 +9,7 @@ Everything here runs under ``repository.lock_creation``, so it never sees half o
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -66,6 +67,30 @@ def find_first_job(session: Session, attempt: CreateAttempt) -> FineTuningJob | 
     if job is not None:
         job.request_retry_count = 0  # adopted: the next equal create makes a job of its own
     return job
+
+
+def find_repeated(session: Session, attempts: Sequence[CreateAttempt]) -> set[int]:
+    """Return the places of attempts that may be repetitions, of stored calls or of attempts before them.
+
+    Errs on the side of caution: what is not named here is none; what is named, ``find_first_job`` has to decide.
+    """
+    keys = {(one.project_id, one.idempotency_key) for one in attempts if one.idempotency_key is not None}
+    digests = {one.digest for one in attempts if one.idempotency_key is None}
+    known = repository.list_known_keys(session, keys) if keys else set()
+    twins = repository.list_twins(session, digests, seconds=RETRY_WINDOW_SECONDS) if digests else set()
+    made_by_retries = {(project_id, digest) for project_id, digest, is_from_retry in twins if is_from_retry}
+    made = {(project_id, digest) for project_id, digest, _ in twins}
+    repeated, seen = set(), set[tuple[str, str]]()
+    for place, one in enumerate(attempts):
+        twin, key = (one.project_id, one.digest), (one.project_id, one.idempotency_key or "")
+        if one.idempotency_key is not None:
+            is_stored = key in known
+        else:
+            is_stored = twin in (made if one.retry_count else made_by_retries)
+        if is_stored or twin in seen or key in seen:
+            repeated.add(place)
+        seen |= {twin, key} if one.idempotency_key else {twin}
+    return repeated
 
 
 def remember(session: Session, attempt: CreateAttempt, job: FineTuningJob) -> None:

@@ -1,20 +1,33 @@
 """The outbox side of a job row: which queued jobs still need a hint on the broker."""
 
-from sqlalchemy import func, or_, select, update
+from collections.abc import Collection
+
+from sqlalchemy import any_, bindparam, func, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.orm import Session
 
 from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
 
 LONGEST_WAIT_SECONDS = 600.0
+_FREE = (
+    select(FineTuningJob.id)
+    .where(FineTuningJob.id == any_(bindparam("job_ids", type_=ARRAY(TEXT))), FineTuningJob.status == JobStatus.QUEUED)
+    .with_for_update(key_share=True, skip_locked=True)
+)
+_NOTE = (
+    update(FineTuningJob)
+    .where(FineTuningJob.id.in_(_FREE))
+    .values(dispatched_at=func.now(), dispatch_count=FineTuningJob.dispatch_count + 1)
+)
 
 
-def mark_dispatched(session: Session, job_id: str) -> None:
-    """Record that a hint for a queued job reached the broker; the caller commits."""
-    statement = update(FineTuningJob).where(FineTuningJob.id == job_id, FineTuningJob.status == JobStatus.QUEUED)
-    session.execute(
-        statement.values(dispatched_at=func.now(), dispatch_count=FineTuningJob.dispatch_count + 1),
-        execution_options={"synchronize_session": False},
-    )
+def mark_dispatched(session: Session, job_ids: Collection[str]) -> None:
+    """Record that hints for queued jobs reached the broker; the caller commits.
+
+    A row that is locked belongs to a worker by now, which the hint has served: it is passed over, so that one worker
+    that hangs does not hold up the others' notes.
+    """
+    session.execute(_NOTE, {"job_ids": list(job_ids)}, execution_options={"synchronize_session": False})
 
 
 def list_due(session: Session, *, republish_seconds: float, limit: int = 100) -> list[str]:

@@ -3,7 +3,7 @@
 from typing import Annotated, NoReturn
 
 import msgspec
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
 from app.adapters.schemas import ArtifactList
@@ -15,12 +15,13 @@ from app.dependencies import (
     JobsWriter,
     ModelEndpoints,
     PageParams,
-    Queue,
     RequestSettings,
     Store,
 )
 from app.jobs import deduplication, service
-from app.jobs.prediction import attach_prediction
+from app.jobs.admission import Admission
+from app.jobs.creation import CreateCall
+from app.jobs.group_commit import JobCreations
 from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventRead, JobCreate, JobQuery, JobRead
 from app.jobs.snapshots import SnapshotPage, SnapshotQuery
 from app.jobs.wire import read_job
@@ -28,16 +29,17 @@ from app.jobs.wire import read_job
 router = APIRouter(tags=["fine-tuning"])
 
 
+async def _creations(request: Request) -> JobCreations:
+    creations: JobCreations = request.app.state.creations
+    return creations
+
+
 @router.post("/v1/fine_tuning/jobs", response_model=JobRead)
-def create_job(
+async def create_job(
     body: JobCreate,
     key: JobsWriter,
+    creations: Annotated[JobCreations, Depends(_creations)],
     *,
-    session: DbSession,
-    queue: Queue,
-    settings: RequestSettings,
-    endpoints: ModelEndpoints,
-    store: Store,
     idempotency_key: Annotated[str | None, Header(description="Repeating the call returns the same job.")] = None,
     x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
@@ -45,11 +47,7 @@ def create_job(
     attempt = deduplication.identify(
         key.project_id, body, idempotency_key=idempotency_key, retry_count=x_stainless_retry_count
     )
-    job = service.create_job(session, store, attempt, body, endpoints=endpoints, settings=settings)
-    attach_prediction(session, store, job)
-    answer = _answer(read_job(job))
-    service.announce(session, queue, job)
-    return answer
+    return _answer(await creations.create(CreateCall(attempt, body)))
 
 
 @router.post("/v1/fine_tuning/jobs/estimate")
@@ -63,7 +61,7 @@ def estimate_job(
     store: Store,
 ) -> EstimateRead:
     """Say what a job made from this body would take, and what its rows look like; creates nothing."""
-    return service.estimate_job(session, store, key.project_id, body, endpoints=endpoints, settings=settings)
+    return service.estimate_job(session, Admission(store, endpoints, settings), key.project_id, body)
 
 
 @router.get("/v1/fine_tuning/jobs", response_model=Page[JobRead])

@@ -1,6 +1,8 @@
 """Appending to a job's history, in the transaction that changes the job."""
 
-from sqlalchemy import select
+from collections.abc import Mapping
+
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from app.core import ids
@@ -9,11 +11,24 @@ from app.db.models.fine_tuning_job import FineTuningJob
 from app.db.models.job_event import JobEvent
 
 
-def first_event(job_id: str, *, message: str, data: Json) -> JobEvent:
-    """Return the event that a job's history begins with. Nobody else can see the job yet, so nothing is locked."""
-    return JobEvent(
-        id=ids.new_id(ids.EVENT), job_id=job_id, attempt=0, level="info", type="message", message=message, data=data
-    )
+def add_first_events(session: Session, settings: Mapping[str, Json]) -> None:
+    """Insert the events that histories begin with, given each new job's settings by its id.
+
+    Nobody else can see the jobs yet, so nothing is locked.
+    """
+    common = {"attempt": 0, "level": "info", "type": "message"}
+    events = [
+        {
+            "id": ids.new_id(ids.EVENT),
+            "job_id": job_id,
+            "message": f"Created fine-tuning job: {job_id}",
+            "data": data,
+            **common,
+        }
+        for job_id, data in settings.items()
+    ]
+    if events:
+        session.execute(insert(JobEvent), events)
 
 
 def append_event(

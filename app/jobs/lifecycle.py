@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, delete, func, literal, select, text, update
 from sqlalchemy.orm import Session
 
 from app.core.errors import ConflictError, NotFoundError
@@ -24,9 +24,9 @@ from app.db.models.fine_tuning_job import TERMINAL, FineTuningJob, JobStatus
 from app.db.models.job_attempt import JobAttempt
 from app.jobs import attempts, leases, publication
 from app.jobs.attempts import AttemptRecord, JobError, RetryPolicy
-from app.jobs.claims import Room, next_eligible
+from app.jobs.claims import Room, may_share_with, next_eligible
 from app.jobs.dispatch import mark_dispatched
-from app.jobs.events import append_event, first_event
+from app.jobs.events import add_first_events, append_event
 from app.jobs.leases import Lease, LeaseLostError, renew, seconds_from_now
 from app.jobs.publication import JobResult
 
@@ -63,18 +63,22 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
 }
 
 _ONE_DEVICE = Room()
+_NOW = text("SELECT now()")
 
 
-def submit(session: Session, job: FineTuningJob) -> None:
-    """Insert a queued job and hold its input files."""
-    job.status = JobStatus.QUEUED
-    file_ids = {job.training_file_id, job.validation_file_id} - {None}
-    message = f"Created fine-tuning job: {job.id}"
-    session.add(job)
+def submit(session: Session, jobs: Sequence[FineTuningJob]) -> None:
+    """Insert queued jobs and hold their input files."""
+    now = session.scalars(_NOW).one()
+    for job in jobs:
+        job.status, job.created_at, job.attempt, job.result_files = JobStatus.QUEUED, now, 0, []
+        job.dispatched_at = None
+    session.add_all(jobs)
     session.flush()
-    session.add_all(FileHold(job_id=job.id, file_id=file_id) for file_id in sorted(filter(None, file_ids)))
-    session.add(first_event(job.id, message=message, data=_settings(job)))
+    for job in jobs:
+        file_ids = {job.training_file_id, job.validation_file_id} - {None}
+        session.add_all(FileHold(job_id=job.id, file_id=file_id) for file_id in sorted(filter(None, file_ids)))
     session.flush()
+    add_first_events(session, {job.id: _settings(job) for job in jobs})
 
 
 def _running_seconds(session: Session, job: FineTuningJob) -> float:
@@ -110,12 +114,18 @@ def request_cancel(session: Session, project_id: str, job_id: str) -> FineTuning
 
 
 def claim(
-    session: Session, *, worker: str, lease_seconds: float, hint: str | None = None, room: Room = _ONE_DEVICE
+    session: Session,
+    *,
+    worker: str,
+    lease_seconds: float,
+    hint: str | None = None,
+    room: Room = _ONE_DEVICE,
+    beside: Lease | None = None,
 ) -> Lease | None:
     """Take the hinted job if it can be claimed, else the next eligible one; return None when there is none.
 
     Next is: highest priority, then the project with the fewest running jobs, then the oldest. When that one wants more
-    devices than ``room`` has free, none is taken: see ``claims``.
+    devices than ``room`` has free, or may not share the trainer of ``beside``, none is taken: see ``claims``.
     """
     changes = {
         "attempt": FineTuningJob.attempt + 1,
@@ -126,7 +136,8 @@ def claim(
         "started_at": func.coalesce(FineTuningJob.started_at, func.now()),
         "phase": "preparing",
     }
-    eligible = (FineTuningJob.id == next_eligible(hint, room), FineTuningJob.n_gpus <= room.free)
+    fits = FineTuningJob.n_gpus <= room.free if beside is None else may_share_with(beside)
+    eligible = (FineTuningJob.id == next_eligible(hint, room), fits)
     job = _move(session, JobStatus.QUEUED, JobStatus.RUNNING, eligible, changes)
     if job is None or job.lease_token is None:
         return None

@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
-from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import bindparam, literal_column, select
 from sqlalchemy.orm import Session
 
 from app.core.logging import get_logger
@@ -16,6 +15,8 @@ from app.db.base import Json
 from app.db.models.base_model import BaseModel
 from app.db.models.file import File
 from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
+from app.jobs.creation import NewJob
+from app.jobs.inputs import JobInputs, recall_inputs
 from app.storage import BlobStore
 from worker.training.advice import advise
 from worker.training.data.reader import ReadLimits, Row, RowReader
@@ -32,6 +33,16 @@ _ADVICE_ROWS = 20_000
 _EARLIER_JOBS = 20
 _KEPT_SAMPLES = 8
 _KEPT_PREDICTIONS = 256
+_OUTCOMES = (
+    select(FineTuningJob.outcome)
+    .where(
+        FineTuningJob.base_model_id == bindparam("base_model_id"),
+        FineTuningJob.status == literal_column("'succeeded'"),  # as the index on finished jobs has it
+        FineTuningJob.outcome.is_not(None),
+    )
+    .order_by(FineTuningJob.id.desc())
+    .limit(_EARLIER_JOBS)
+)
 Value = TypeVar("Value")
 _LOG = get_logger(__name__)
 
@@ -66,18 +77,12 @@ class _Memory:
 _memories: WeakKeyDictionary[BlobStore, _Memory] = WeakKeyDictionary()
 
 
-def recall_prediction(session: Session, store: BlobStore, job: FineTuningJob) -> Json | None:
-    """Return what ``predict_job`` would, if it was asked the same lately; reads no file, so it may run under a lock.
-
-    Raises:
-        SQLAlchemyError: The database failed; nothing else keeps a job from being created.
-    """
+def recall_prediction(store: BlobStore, new: NewJob, pace: Pace) -> Json | None:
+    """Return what ``predict_job`` would, if it was asked the same lately; reads nothing, so it may run under a lock."""
     try:
-        return _memory(store).prediction(_key(session, job))
-    except SQLAlchemyError:
-        raise
+        return _memory(store).prediction(_key(new.job, new.inputs, pace))
     except Exception as error:  # noqa: BLE001 - as below
-        _LOG.warning("no prediction", job_id=job.id, error=type(error).__name__)
+        _LOG.warning("no prediction", job_id=new.job.id, error=type(error).__name__)
         return None
 
 
@@ -105,35 +110,26 @@ def predict_job(session: Session, store: BlobStore, job: FineTuningJob) -> Json:
         BlobNotFoundError: A file's bytes are gone.
     """
     memory = _memory(store)
-    key = _key(session, job)
+    inputs = recall_inputs(session, job)
+    base_model = inputs.base_model
+    pace = find_pace(session, base_model)
+    key = _key(job, inputs, pace)
     known = memory.prediction(key)
     if known is not None:
         return known
     spec = TrainingSpec.model_validate(job.spec)
-    base_model = session.get_one(BaseModel, job.base_model_id)
-    training = memory.sample(store, session.get_one(File, job.training_file_id))
-    validation = None
-    if job.validation_file_id is not None:
-        validation = memory.sample(store, session.get_one(File, job.validation_file_id))
+    training = memory.sample(store, inputs.training_file)
+    validation = memory.sample(store, inputs.validation_file) if inputs.validation_file else None
     facts = RunFacts(training.total, base_model.parameters, base_model.context_length)
-    prediction = predict(spec, facts, find_pace(session, base_model), training, validation)
+    prediction = predict(spec, facts, pace, training, validation)
     memory.keep(key, prediction)
     return prediction
 
 
 def find_pace(session: Session, base_model: BaseModel) -> Pace:
     """Return what the newest finished jobs on a base model teach, of all projects: figures only, no content."""
-    statement = (
-        select(FineTuningJob.outcome)
-        .where(
-            FineTuningJob.base_model_id == base_model.id,
-            FineTuningJob.status == JobStatus.SUCCEEDED,
-            FineTuningJob.outcome.is_not(None),
-        )
-        .order_by(FineTuningJob.id.desc())
-        .limit(_EARLIER_JOBS)
-    )
-    return learn_pace([outcome for outcome in session.scalars(statement) if outcome], base_model.parameters)
+    outcomes = session.scalars(_OUTCOMES, {"base_model_id": base_model.id})
+    return learn_pace([outcome for outcome in outcomes if outcome], base_model.parameters)
 
 
 def report_on_data(session: Session, store: BlobStore, job: FineTuningJob) -> Json:
@@ -142,16 +138,15 @@ def report_on_data(session: Session, store: BlobStore, job: FineTuningJob) -> Js
     Raises:
         BlobNotFoundError: A file's bytes are gone.
     """
-    training_file = session.get_one(File, job.training_file_id)
-    rows = _read(store, training_file, most_bytes=_ADVICE_BYTES, most_rows=_ADVICE_ROWS)
+    inputs = recall_inputs(session, job)
+    base_model = inputs.base_model
+    rows = _read(store, inputs.training_file, most_bytes=_ADVICE_BYTES, most_rows=_ADVICE_ROWS)
     held_out: list[Row] = []
-    files = {"training_file": _describe(training_file)}
-    if job.validation_file_id is not None:
-        validation_file = session.get_one(File, job.validation_file_id)
-        held_out = _read(store, validation_file, most_bytes=_ADVICE_BYTES, most_rows=_ADVICE_ROWS)
-        files["validation_file"] = _describe(validation_file)
+    files = {"training_file": _describe(inputs.training_file)}
+    if inputs.validation_file is not None:
+        held_out = _read(store, inputs.validation_file, most_bytes=_ADVICE_BYTES, most_rows=_ADVICE_ROWS)
+        files["validation_file"] = _describe(inputs.validation_file)
     found = [_advice(one.code, one.level, one.message, one.data) for one in advise(rows, held_out)]
-    base_model = session.get_one(BaseModel, job.base_model_id)
     scale = find_pace(session, base_model).scale
     spec = TrainingSpec.model_validate(job.spec)
     facts = RunFacts(len(rows), base_model.parameters, base_model.context_length)
@@ -171,20 +166,17 @@ def _describe(file: File) -> Json:
     return {"id": file.id, **{name: report.get(name) for name in ("format", "rows", "counts", "warnings")}}
 
 
-def _key(session: Session, job: FineTuningJob) -> Hashable:
+def _key(job: FineTuningJob, inputs: JobInputs, pace: Pace) -> Hashable:
     """Return everything that a prediction follows from. The seed only chooses among rows that are mixed."""
-    training_file = session.get_one(File, job.training_file_id)
-    files = [training_file]
-    if job.validation_file_id is not None:
-        files.append(session.get_one(File, job.validation_file_id))
-    base_model = session.get_one(BaseModel, job.base_model_id)
-    is_mixed = (training_file.report or {}).get("format") == "nlft"
+    files = [inputs.training_file, *([inputs.validation_file] if inputs.validation_file else [])]
+    base_model = inputs.base_model
+    is_mixed = (inputs.training_file.report or {}).get("format") == "nlft"
     spec = {**job.spec, "job_id": "", "seed": job.seed if is_mixed else 0}
     return (
         msgspec.json.encode(spec, order="sorted"),
         tuple((file.sha256, (file.report or {}).get("rows")) for file in files),
         (base_model.parameters, base_model.context_length),
-        find_pace(session, base_model),
+        pace,
     )
 
 

@@ -108,11 +108,9 @@ class Reconciler:
     def _repeat_hints(self) -> None:
         with transaction(self.factory) as session:
             due = dispatch.list_due(session, republish_seconds=self.settings.republish_seconds)
-        for job_id in due:
-            if not self.queue.enqueue_job(job_id):
-                return
+        if due and self.queue.enqueue_jobs(due):
             with transaction(self.factory) as session:
-                dispatch.mark_dispatched(session, job_id)
+                dispatch.mark_dispatched(session, due)
 
     def _prune(self) -> None:
         with transaction(self.factory) as session:

@@ -13,6 +13,7 @@ from worker.training.spec import (
     Judge,
     LoraSettings,
     MixtureSettings,
+    RationalizationSettings,
     RolloutSettings,
     RowGrader,
     SaliencySettings,
@@ -60,6 +61,7 @@ class MethodSettings(SpecModel):
     saliency: SaliencySettings | None = None
     n_gpus: Annotated[int, Field(ge=1)] | None = None
     rollout: RolloutSettings | None = None
+    rationalization: RationalizationSettings | None = None
     grader: RowGrader | None = None
     pass_threshold: float | None = None
     judge: Judge | None = None

@@ -2,65 +2,28 @@
 
 from typing import Any, NoReturn
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.adapters import service as adapters
 from app.adapters.schemas import ArtifactList
-from app.completions.configuration import Endpoints
-from app.core.errors import ConflictError, InvalidRequestError, NotFoundError, RateLimitError
-from app.core.logging import get_logger
+from app.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from app.core.pagination import Page, PageQuery, build_document, build_page
-from app.core.settings import Settings
 from app.db.base import Json
-from app.db.models.fine_tuning_job import FineTuningJob, JobStatus
+from app.db.models.fine_tuning_job import FineTuningJob
 from app.jobs import deduplication, lifecycle, repository
-from app.jobs.creation import build_job
-from app.jobs.deduplication import CreateAttempt
+from app.jobs.admission import Admission
+from app.jobs.creation import CreateCall, build_job
 from app.jobs.filters import read_filter
-from app.jobs.prediction import predict_job, recall_prediction, report_on_data
+from app.jobs.inputs import NamedRows
+from app.jobs.prediction import predict_job, report_on_data
 from app.jobs.publication import tuned_model_name
 from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventRead, JobCreate, JobQuery
 from app.jobs.snapshots import SnapshotQuery, list_records
 from app.jobs.wire import read_checkpoint, read_event, read_job
-from app.queue import JobQueue
 from app.storage import BlobStore
 
-_LOG = get_logger(__name__)
 
-
-def create_job(
-    session: Session,
-    store: BlobStore,
-    attempt: CreateAttempt,
-    body: JobCreate,
-    *,
-    endpoints: Endpoints,
-    settings: Settings,
-) -> FineTuningJob:
-    """Return the job that ``body`` asks for, committed: a new one, or the one that an earlier arrival has made.
-
-    Raises:
-        InvalidRequestError: A file, the base model or a setting is unfit; ``param`` names it.
-        NotFoundError: There is no such base model.
-        ConflictError: The idempotency key was used with another body.
-        RateLimitError: The project has as many queued jobs as ``settings`` allow.
-    """
-    repository.lock_creation(session, attempt.project_id)
-    job = deduplication.find_first_job(session, attempt)
-    if job is None:
-        job = build_job(session, attempt, body, endpoints, most_gpus=settings.most_gpus)
-        _check_quota(session, attempt.project_id, settings.max_queued_jobs)
-        job.prediction = recall_prediction(session, store, job)
-        lifecycle.submit(session, job)
-        deduplication.remember(session, attempt, job)
-    session.commit()
-    return job
-
-
-def estimate_job(
-    session: Session, store: BlobStore, project_id: str, body: JobCreate, *, endpoints: Endpoints, settings: Settings
-) -> EstimateRead:
+def estimate_job(session: Session, admission: Admission, project_id: str, body: JobCreate) -> EstimateRead:
     """Return what a job made from ``body`` would take; nothing is stored.
 
     Raises:
@@ -68,13 +31,15 @@ def estimate_job(
         NotFoundError: There is no such base model.
     """
     attempt = deduplication.identify(project_id, body, idempotency_key=None, retry_count=None)
-    job = build_job(session, attempt, body, endpoints, most_gpus=settings.most_gpus)
+    rows = NamedRows(session, [(project_id, body)])
+    most_gpus = admission.settings.most_gpus
+    job = build_job(rows, CreateCall(attempt, body), admission.endpoints, most_gpus=most_gpus).job
     estimate = EstimateRead(
         model=job.model,
         method=job.method,
         auto=job.auto or {},
-        estimate=predict_job(session, store, job),
-        data=report_on_data(session, store, job),
+        estimate=predict_job(session, admission.store, job),
+        data=report_on_data(session, admission.store, job),
     )
     session.rollback()
     return estimate
@@ -167,13 +132,6 @@ def _require_place(place: int | None, after: str) -> int:
     return place
 
 
-def _check_quota(session: Session, project_id: str, max_queued_jobs: int) -> None:
-    if repository.count_queued(session, project_id, most=max_queued_jobs) >= max_queued_jobs:
-        raise RateLimitError(
-            f"This project already has {max_queued_jobs} queued jobs; wait for one to start or cancel one."
-        )
-
-
 def list_artifacts(session: Session, project_id: str, job_id: str) -> ArtifactList:
     """Return the files of a job's adapter; none before it has succeeded and after the adapter was deleted.
 
@@ -193,17 +151,3 @@ def list_saliency(
         InvalidRequestError: ``after`` is no record's id.
     """
     return list_records(session, store, get_job(session, project_id, job_id).id, query)
-
-
-def announce(session: Session, queue: JobQueue, job: FineTuningJob) -> None:
-    """Send a committed job's hint to the workers, unless an earlier arrival of the call has done so. Never fails.
-
-    The hint saves time only: a job whose hint, or whose note that it went out, is lost is announced again.
-    """
-    if job.status != JobStatus.QUEUED or job.dispatched_at is not None or not queue.enqueue_job(job.id):
-        return
-    try:
-        lifecycle.mark_dispatched(session, job.id)
-        session.commit()
-    except SQLAlchemyError as error:
-        _LOG.warning("hint not noted", job_id=job.id, error=type(error).__name__)

@@ -1,16 +1,24 @@
 """Queries on base models and on the names of tuned ones."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import any_, bindparam, select
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.orm import Session
 
 from app.db.models import Adapter, BaseModel
+
+_NAMED = select(BaseModel).where(BaseModel.id == any_(bindparam("names", type_=ARRAY(TEXT))))
 
 
 def find_base_model(session: Session, name: str) -> BaseModel | None:
     """Return the allow-listed base model, or None."""
     return session.get(BaseModel, name)
+
+
+def find_base_models(session: Session, names: Collection[str]) -> Sequence[BaseModel]:
+    """Return the allow-listed base models among ``names``."""
+    return session.scalars(_NAMED, {"names": list(names)}).all()
 
 
 def list_base_models(session: Session) -> Sequence[BaseModel]:

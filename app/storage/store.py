@@ -178,7 +178,7 @@ class BlobWriter:
         descriptor, name = tempfile.mkstemp(dir=scratch, prefix=_SCRATCH)
         self._store = store
         self._path = Path(name)
-        self._file: IO[bytes] = os.fdopen(descriptor, "wb", buffering=CHUNK_BYTES)
+        self._file: IO[bytes] = os.fdopen(descriptor, "wb")
         self._digest = hashlib.sha256()
         self._bytes = 0
 
@@ -190,7 +190,7 @@ class BlobWriter:
     ) -> None:
         self.abort()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append ``data``."""
         self._digest.update(data)
         self._bytes += len(data)

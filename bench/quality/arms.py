@@ -1,4 +1,4 @@
-"""The arms and the tables of the study, as data. To add an arm, add a line; see README.md."""
+"""The arms of the study, as data. To add an arm, add a line; see README.md."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from worker.training.spec import LoraSettings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bench.quality.rollouts import Shown
+
 BASE = "base"
-SEEDS: tuple[int, ...] = (0, 1, 2, 3, 4)
-# Settings are chosen on these: other questions, measured on the validation problems.
-VALIDATION_SEEDS = (5, 6, 7)
 ADAPTER = LoraSettings(r=16, alpha=16, target_modules=["gate_proj", "up_proj", "down_proj"])
 _PAPER_ADAPTER = ADAPTER.model_copy(update={"dropout": 0.05})
 
@@ -31,6 +30,8 @@ class Arm:
         rows: Name of the builder in ``rows.BUILDERS``.
         questions: How many of the seed's questions.
         rollouts: Own answers drawn to each question.
+        shown: What is shown for answers drawn beside these, to questions that none of them solves.
+        guided: How many of those are drawn to a question; None: as many as ``rollouts``.
         hyperparameters: What differs from the method's defaults and ``SCHEDULE``.
         adapter: What is trained.
         steps: Optimizer steps; passes over the rows follow from it.
@@ -41,6 +42,8 @@ class Arm:
     rows: str = "rollouts"
     questions: int = 50
     rollouts: int = 1
+    shown: Shown = "nothing"
+    guided: int | None = None
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     adapter: LoraSettings = ADAPTER
     steps: int = 60
@@ -52,6 +55,8 @@ class Arm:
             "rows": self.rows,
             "questions": self.questions,
             "rollouts": self.rollouts,
+            **({} if self.shown == "nothing" else {"shown": self.shown}),
+            **({} if self.guided is None else {"guided": self.guided}),
             "hyperparameters": {**SCHEDULE, **self.hyperparameters},
             "adapter": self.adapter.model_dump(mode="json"),
             "steps": self.steps,
@@ -61,17 +66,6 @@ class Arm:
         """Return a short hash of the settings and the base model: results under another one are not reused."""
         text = json.dumps([self.settings(), base_digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Arms to show side by side on data ``seeds``, each compared with ``against`` problem by problem."""
-
-    name: str
-    title: str
-    arms: tuple[str, ...]
-    against: str
-    seeds: tuple[int, ...] = SEEDS
 
 
 SCHEDULE: Mapping[str, Any] = MappingProxyType(
@@ -88,6 +82,10 @@ def _nlft(name: str, rows: str = "rollouts", /, *, questions: int = 50, rollouts
 
 def _supervised(name: str, rows: str, /, *, questions: int = 50, rollouts: int = 1, **changed: Any) -> Arm:
     return Arm(name, "supervised", rows, questions, rollouts, hyperparameters=changed)
+
+
+def _rationalized(name: str, rows: str = "right_rationalized", /, *, method: str = "nlft", **changed: Any) -> Arm:
+    return Arm(name, method, rows, **{"shown": "reference"} | changed)
 
 
 def _sizes(questions: int) -> tuple[Arm, ...]:
@@ -118,9 +116,29 @@ _ALL = (
     _supervised("supervised_rollouts_k4", "rollouts", rollouts=4),
     _supervised("supervised_right_k4", "right_rollouts", rollouts=4),
     _nlft("nlft_k4", rollouts=4),
+    # questions that no rollout solves, answered with the reference shown
+    _rationalized("nlft_rationalized"),
+    _rationalized("nlft_rationalized_and_wrong", "rationalized"),
+    _rationalized("supervised_rationalized", method="supervised"),
+    _rationalized("nlft_rationalized_k4", rollouts=4),
+    _rationalized("nlft_rationalized_and_wrong_k4", "rationalized", rollouts=4),
+    _rationalized("supervised_rationalized_k4", method="supervised", rollouts=4),
+    _rationalized("nlft_references_and_rationalized", "references_and_rationalized"),
+    _rationalized("supervised_references_and_rationalized", "references_and_rationalized", method="supervised"),
+    _rationalized("nlft_references_and_rationalized_k4", "references_and_rationalized", rollouts=4),
+    *(_rationalized(f"nlft_rationalized_{questions}", questions=questions) for questions in (25, 100, 200)),
     # the result is all that is known
     _nlft("nlft_final_answer", "rollouts_final_answer"),
     _nlft("nlft_final_answer_no_judgments", "rollouts_final_answer_without_judgments"),
+    _nlft("nlft_final_answer_right", "right_rollouts_final_answer"),
+    *(
+        _rationalized(f"{method}_final_answer_rationalized{suffix}", rows, method=method, rollouts=k, shown="result")
+        for suffix, k in (("", 1), ("_k4", 4))
+        for method, rows in (("nlft", "right_rationalized_final_answer"), ("supervised", "right_rationalized"))
+    ),
+    _rationalized("nlft_final_answer_guided_4", "right_rationalized_final_answer", shown="result", guided=4),
+    _rationalized("supervised_final_answer_guided_4", method="supervised", shown="result", guided=4),
+    _rationalized("nlft_final_answer_rationalized_and_wrong", "rationalized_final_answer", shown="result"),
     # one setting changed
     _nlft("nlft_no_judgments", "rollouts_without_judgments"),
     _nlft("nlft_online", scoring="online"),
@@ -150,107 +168,3 @@ _ALL = (
 )
 
 ARMS: Mapping[str, Arm] = MappingProxyType({arm.name: arm for arm in _ALL})
-
-TABLES: Mapping[str, Table] = MappingProxyType(
-    {
-        table.name: table
-        for table in (
-            Table(
-                "main",
-                "50 questions, one rollout each",
-                (
-                    BASE,
-                    "supervised_rollouts",
-                    "supervised_right",
-                    "nlft",
-                    "supervised_references",
-                    "nlft_references",
-                    "nlft_references_and_wrong",
-                    "dynamic_rollouts",
-                    "dynamic_references",
-                ),
-                against="nlft",
-            ),
-            Table(
-                "size25",
-                "25 questions, one rollout each",
-                (BASE, "supervised_rollouts_25", "supervised_right_25", "nlft_25"),
-                against="nlft_25",
-            ),
-            Table(
-                "size100",
-                "100 questions, one rollout each",
-                (BASE, "supervised_rollouts_100", "supervised_right_100", "nlft_100"),
-                against="nlft_100",
-            ),
-            Table(
-                "size200",
-                "200 questions, one rollout each",
-                (BASE, "supervised_rollouts_200", "supervised_right_200", "nlft_200"),
-                against="nlft_200",
-            ),
-            Table(
-                "rollouts4",
-                "50 questions, four rollouts each",
-                (BASE, "supervised_rollouts_k4", "supervised_right_k4", "nlft_k4"),
-                against="nlft_k4",
-            ),
-            Table(
-                "final_answer",
-                "50 questions, one rollout each, of the references only the result",
-                (
-                    BASE,
-                    "supervised_rollouts",
-                    "supervised_right",
-                    "nlft_final_answer",
-                    "nlft_final_answer_no_judgments",
-                    "nlft",
-                ),
-                against="supervised_right",
-            ),
-            Table(
-                "choice",
-                "To choose by: validation problems, other questions; 50 questions, one rollout each",
-                ("supervised_right", "nlft", "nlft_refused_1", "nlft_refused_2"),
-                against="nlft",
-                seeds=VALIDATION_SEEDS,
-            ),
-            Table(
-                "ablations",
-                "NLFT with one setting changed, 50 questions, one rollout each",
-                (
-                    "nlft",
-                    "nlft_no_judgments",
-                    "nlft_online",
-                    "nlft_hindsight",
-                    "nlft_nll_0",
-                    "nlft_cluster_distance",
-                    "nlft_cluster_similarity",
-                    "nlft_over_cap_none",
-                    "nlft_over_cap_salient_only",
-                    "nlft_cap_0",
-                    "nlft_paper_prompts",
-                    "nlft_contrast_reference",
-                    "nlft_after_error_mask",
-                    "nlft_refused_1",
-                    "nlft_refused_2",
-                    "nlft_refused_0",
-                    "nlft_prefix",
-                    "nlft_prefix_masked",
-                    "nlft_paper",
-                    "nlft_paper_study_rate",
-                ),
-                against="nlft",
-            ),
-        )
-    }
-)
-
-# What is run, in this order, when nothing is chosen: within a line seed by seed, so that every prefix is paired.
-QUEUE: tuple[tuple[str, ...], ...] = (
-    (BASE,),
-    ("nlft", "supervised_right", "supervised_rollouts", "supervised_references"),
-    ("nlft_25", "supervised_right_25", "supervised_rollouts_25"),
-    ("nlft_k4", "supervised_right_k4"),
-    ("nlft_final_answer", "nlft_references", "nlft_references_and_wrong"),
-)

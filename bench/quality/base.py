@@ -87,16 +87,16 @@ def warm_up_rows(recipe: WarmUp) -> list[dict[str, Any]]:
     prompts = PROMPT_SETS["default"]
     rows = [_row(problem.question, problem.solution) for problem in plain]
     for problem in source[: recipe.reference_shown]:
-        rows.append(_row(shown_reference(problem), problem.solution))
+        rows.append(_row(shown_reference(problem.question, problem.solution), problem.solution))
     for problem in source[recipe.reference_shown : guided]:
         wrong, judgment = corrupt(problem.solution, rng)
         rows.append(_row(fill(prompts.judgment, problem.question, {"judgment": judgment}), wrong))
     return rows
 
 
-def shown_reference(problem: Problem) -> str:
-    """Return the question of ``problem`` with its solution shown."""
-    return fill(PROMPT_SETS["default"].reference, problem.question, {"reference": problem.solution})
+def shown_reference(question: str, reference: str) -> str:
+    """Return ``question`` with ``reference`` shown."""
+    return fill(PROMPT_SETS["default"].reference, question, {"reference": reference})
 
 
 def fill(template: Prompt, question: str, guidance: Mapping[str, str]) -> str:
@@ -153,7 +153,7 @@ def _measure() -> dict[str, Any]:
     """Return how able the base model is, on the validation problems, without and with the reference shown."""
     problems = validation_problems()
     loaded = load_for_answers(reference_to(BASE_MODEL))
-    shown = [shown_reference(problem) for problem in problems]
+    shown = [shown_reference(problem.question, problem.solution) for problem in problems]
     plain, guided = grade(loaded, problems), grade(loaded, problems, shown)
     for problem, answer in list(zip(problems, plain, strict=True))[:12]:
         print(f"{'right' if answer.is_correct else 'WRONG'}  {problem.solution!r}\n       {answer.response!r}")

@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench.quality.answering import grade, load_for_answers
-from bench.quality.arms import SCHEDULE, TABLES, VALIDATION_SEEDS, Arm
+from bench.quality.arms import SCHEDULE, Arm
 from bench.quality.base import WarmUp, target_problems
+from bench.quality.comparisons import TABLES, VALIDATION_SEEDS
 from bench.quality.plan import plan, repeat
 from bench.quality.problems import exam_problems, training_problems, validation_problems
 from bench.quality.recorder import Recorder
@@ -38,6 +39,8 @@ def make_rows(arm: Arm, base: BaseModelRef, seed: int) -> list[Row]:
     whole = problems[: max(arm.questions, 50)]
     asked = {problem.question for problem in problems[: arm.questions]}
     judged = draw_rollouts(base, whole, seed, per_question=arm.rollouts)
+    if arm.shown != "nothing":
+        judged += draw_rollouts(base, whole, seed, per_question=arm.guided or arm.rollouts, shown=arm.shown)
     return BUILDERS[arm.rows]([one for one in judged if one.problem.question in asked])
 
 

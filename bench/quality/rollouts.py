@@ -1,4 +1,4 @@
-"""The base model's own answers to the training questions, judged; drawn once and kept.
+"""The base model's own answers to the training questions, plain and with guidance shown, judged; drawn once and kept.
 
 Drawn in blocks of 50 questions, one rollout each, every block with a generator of its own: what an arm trains on does
 not depend on which arms ran before it.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bench.quality.answering import load_for_answers, sample
-from bench.quality.setting import WORK, write_file
+from bench.quality.base import shown_reference
+from bench.quality.setting import WORK, bare_result, write_file
 from examples.word_problems.generate import judge
 
 if TYPE_CHECKING:
@@ -23,26 +24,31 @@ if TYPE_CHECKING:
 
 TEMPERATURE = 0.7
 BLOCK = 50
+Shown = Literal["nothing", "reference", "result"]
+"""What stands beside the question when an answer is drawn: nothing, the worked solution, or its bare result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """An answer of the base model; ``judgment`` None: it is right."""
+    """An answer of the base model; ``judgment`` None: it is right. ``shown`` is what stood beside the question."""
 
     problem: Problem
     response: str
     judgment: str | None
+    shown: Shown = "nothing"
 
 
-def draw_rollouts(base: BaseModelRef, problems: Sequence[Problem], seed: int, *, per_question: int) -> list[Rollout]:
+def draw_rollouts(
+    base: BaseModelRef, problems: Sequence[Problem], seed: int, *, per_question: int, shown: Shown = "nothing"
+) -> list[Rollout]:
     """Return ``per_question`` rollouts of each problem, the first ones of all problems first."""
     found: list[Rollout] = []
     for index in range(per_question):
         for start in range(0, len(problems), BLOCK):
             block = problems[start : start + BLOCK]
-            responses = _block(base, block, _Place(seed, start, index))
+            responses = _block(base, block, _Place(seed, start, index, shown))
             found += [
-                Rollout(problem, response, judge(response, problem.solution))
+                Rollout(problem, response, judge(response, problem.solution), shown)
                 for problem, response in zip(block, responses, strict=False)
             ]
     return found
@@ -50,21 +56,33 @@ def draw_rollouts(base: BaseModelRef, problems: Sequence[Problem], seed: int, *,
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Which block of rollouts: data seed, first question, number of the rollout."""
+    """Which block of rollouts: data seed, first question, number of the rollout, what was shown."""
 
     seed: int
     start: int
     index: int
+    shown: Shown
 
     def file(self, base: BaseModelRef) -> Path:
         """Return where the block is kept."""
-        name = f"seed-{self.seed}-questions-{self.start:03d}-rollout-{self.index}.json"
+        name = f"seed-{self.seed}-questions-{self.start:03d}-rollout-{self.index}{self._suffix}.json"
         return WORK / "rollouts" / base.digest[:12] / name
 
     @property
     def generator_seed(self) -> int:
         """Return the seed of the draws."""
         return (self.seed * 1000 + self.start) * 1000 + self.index
+
+    def asks(self, problem: Problem) -> str:
+        """Return the user's turn that is answered."""
+        if self.shown == "nothing":
+            return problem.question
+        solution = problem.solution
+        return shown_reference(problem.question, solution if self.shown == "reference" else bare_result(solution))
+
+    @property
+    def _suffix(self) -> str:
+        return "" if self.shown == "nothing" else f"-{self.shown}-shown"
 
 
 def _block(base: BaseModelRef, problems: Sequence[Problem], place: _Place) -> list[str]:
@@ -76,7 +94,8 @@ def _block(base: BaseModelRef, problems: Sequence[Problem], place: _Place) -> li
         if [row["question"] for row in kept][: len(questions)] == questions:
             return [row["response"] for row in kept]
     loaded = load_for_answers(base)
-    responses = sample(loaded, questions, temperature=TEMPERATURE, seed=place.generator_seed)
+    asked = [place.asks(problem) for problem in problems]
+    responses = sample(loaded, asked, temperature=TEMPERATURE, seed=place.generator_seed)
     rows = [{"question": q, "response": r} for q, r in zip(questions, responses, strict=True)]
     write_file(file, json.dumps(rows, indent=1, ensure_ascii=False))
     return responses

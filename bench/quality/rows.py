@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.quality.setting import messages
+from bench.quality.setting import bare_result, messages
+from worker.training.building.rationalization import reaches_result
+from worker.training.spec import FinalAnswerGrader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +16,10 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-_RESULT = re.compile(r"#### .+")
-
 
 def rollouts(judged: Sequence[Rollout]) -> list[Row]:
     """Every rollout as it came, with its judgment."""
-    return [_row(one, one.response, one.judgment) for one in judged]
+    return [_row(one, one.response, one.judgment) for one in _own(judged)]
 
 
 def right_rollouts(judged: Sequence[Rollout]) -> list[Row]:
@@ -30,9 +29,19 @@ def right_rollouts(judged: Sequence[Rollout]) -> list[Row]:
 
 def balanced_rollouts(judged: Sequence[Rollout]) -> list[Row]:
     """Every right rollout, and as many wrong ones, of as many questions as possible."""
-    right = [one for one in judged if one.judgment is None]
-    wrong = [one for one in judged if one.judgment is not None]
+    right = [one for one in _own(judged) if one.judgment is None]
+    wrong = [one for one in _own(judged) if one.judgment is not None]
     return rollouts([*right, *wrong[: len(right)]])
+
+
+def rationalized(judged: Sequence[Rollout]) -> list[Row]:
+    """Every rollout, and for questions without a right one those drawn with guidance shown that are sound."""
+    return [*rollouts(judged), *_rationalizations(judged)]
+
+
+def right_rationalized(judged: Sequence[Rollout]) -> list[Row]:
+    """Right rollouts, and for questions without one those drawn with guidance shown (STaR)."""
+    return [*right_rollouts(judged), *_rationalizations(judged)]
 
 
 def references(judged: Sequence[Rollout]) -> list[Row]:
@@ -45,14 +54,36 @@ def references_and_wrong(judged: Sequence[Rollout]) -> list[Row]:
     return [*references(judged), *rollouts([one for one in judged if one.judgment is not None])]
 
 
+def references_and_rationalized(judged: Sequence[Rollout]) -> list[Row]:
+    """The worked solutions, and beside them what the model wrote itself: right rollouts, or with guidance shown."""
+    known = references(judged)
+    said = {row["response"] for row in known}
+    return [*known, *(row for row in right_rationalized(judged) if row["response"] not in said)]
+
+
 def rollouts_without_judgments(judged: Sequence[Rollout]) -> list[Row]:
     """Every rollout, marked right or wrong, nothing said about why."""
-    return [{**_row(one, one.response, None), "correct": one.judgment is None} for one in judged]
+    return [{**_row(one, one.response, None), "correct": one.judgment is None} for one in _own(judged)]
 
 
 def rollouts_final_answer(judged: Sequence[Rollout]) -> list[Row]:
     """Every rollout; reference and judgment know the result only."""
     return [_final_answer(row) for row in rollouts(judged)]
+
+
+def right_rollouts_final_answer(judged: Sequence[Rollout]) -> list[Row]:
+    """Right rollouts only; the reference knows the result only."""
+    return [_final_answer(row) for row in right_rollouts(judged)]
+
+
+def rationalized_final_answer(judged: Sequence[Rollout]) -> list[Row]:
+    """As ``rationalized``; reference and judgment know the result only."""
+    return [_final_answer(row) for row in rationalized(judged)]
+
+
+def right_rationalized_final_answer(judged: Sequence[Rollout]) -> list[Row]:
+    """As ``right_rationalized``; the reference knows the result only."""
+    return [_final_answer(row) for row in right_rationalized(judged)]
 
 
 def rollouts_final_answer_without_judgments(judged: Sequence[Rollout]) -> list[Row]:
@@ -67,10 +98,16 @@ BUILDERS: Mapping[str, Callable[[Sequence[Rollout]], list[Row]]] = MappingProxyT
             rollouts,
             right_rollouts,
             balanced_rollouts,
+            rationalized,
+            right_rationalized,
             references,
             references_and_wrong,
+            references_and_rationalized,
             rollouts_without_judgments,
             rollouts_final_answer,
+            right_rollouts_final_answer,
+            rationalized_final_answer,
+            right_rationalized_final_answer,
             rollouts_final_answer_without_judgments,
         )
     }
@@ -84,11 +121,22 @@ def _row(one: Rollout, response: str, judgment: str | None) -> Row:
 
 def _final_answer(row: Row) -> Row:
     """Return ``row`` with no steps in its reference, and of its judgment the first sentence: X, but it is Y."""
-    found = _RESULT.search(row["reference"])
-    short = row | {"reference": found.group() if found else row["reference"]}
+    short = row | {"reference": bare_result(row["reference"])}
     if "judgment" in row:
         short["judgment"] = row["judgment"].partition(". ")[0].rstrip(".") + "."
     return short
+
+
+def _own(judged: Sequence[Rollout]) -> list[Rollout]:
+    """Return what the model wrote with nothing shown."""
+    return [one for one in judged if one.shown == "nothing"]
+
+
+def _rationalizations(judged: Sequence[Rollout]) -> list[Row]:
+    solved = {one.problem.question for one in _own(judged) if one.judgment is None}
+    guided = (one for one in judged if one.shown != "nothing" and one.problem.question not in solved)
+    right = (one for one in guided if one.judgment is None and reaches_result(one.response, FinalAnswerGrader()))
+    return [_row(one, one.response, None) for one in right]
 
 
 def _by_question(judged: Sequence[Rollout]) -> list[Rollout]:

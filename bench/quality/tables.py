@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from bench.quality.arms import ARMS, BASE, TABLES
+from bench.quality.arms import ARMS, BASE
+from bench.quality.comparisons import TABLES
 from bench.quality.setting import RESULTS, WORK
 from bench.quality.statistics import Comparison, compare, standard_error
 from bench.quality.store import Store
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from bench.quality.arms import Table
+    from bench.quality.comparisons import Table
     from bench.quality.store import Record
 
 MARKDOWN_FILE = "tables.md"

@@ -62,8 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _measure_other(name: str, repeats: int) -> dict[str, list[float]]:
     if name == "generation":
         return {name: generation.measure_ratios(repeats)}
-    spent = [start_up.measure() for _ in range(repeats)]
-    return {name: [one.wall for one in spent], f"{name}_cpu": [one.cpu for one in spent]}
+    pairs = [(start_up.measure_standby(), start_up.measure_own()) for _ in range(repeats)]
+    waited, own = zip(*pairs, strict=True)
+    return {
+        name: [one.wall for one in waited],
+        f"{name}_cpu": [one.cpu for one in waited],
+        f"{name}_own": [one.wall for one in own],
+        f"{name}_own_cpu": [one.cpu for one in own],
+    }
 
 
 def _logs(folder: Path) -> Any:

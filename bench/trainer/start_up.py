@@ -1,29 +1,39 @@
-"""How long a job waits for its first optimizer step, once its process is started.
+"""How long a job waits for its first optimizer step, once its worker has its inputs.
 
-The product's own command runs a workspace; the word that training begins is stamped as it arrives. What an interpreter
-that only imports torch needs is measured beside it and subtracted: nothing here can change that. Wall time is what a
-user waits for; CPU time tells the same on a busy machine, where wall time tells how busy it is.
+The worker's own code starts the trainers, or gives one that waits the job; the word that training begins is stamped as
+it arrives. A trainer that has waited has nothing to be excused for. Of a trainer of the job's own is subtracted what an
+interpreter needs that only imports torch: nothing here can change that. Wall time is what a user waits for; CPU time
+tells the same on a busy machine, where wall time tells how busy it is.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from app.core.settings import Settings
 from bench.machine import cpu_seconds
-from bench.trainer.points import ADAPTER, ROOT, default_batch, default_reference
-from worker.training.events import EVENTS_FD
+from bench.trainer.points import ADAPTER, default_batch, default_reference
+from worker.child import SCRATCH_DIR, Child, build_environment
+from worker.context import TRAINER_COMMAND
+from worker.standby import Standby
 from worker.training.spec import SPEC_FILE, TRAINING_FILE, EvaluationSettings, RuntimeSettings, TrainingSpec
 
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_THREADS = 1
+_READY_SECONDS = 120.0
+_TICK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +47,46 @@ class Spent:
         return Spent(self.wall - other.wall, self.cpu - other.cpu)
 
 
-def measure(method: str = "supervised") -> Spent:
-    """Start the product's trainer once on the default model and return what it needs beyond importing torch."""
-    workspace = Path(tempfile.mkdtemp(prefix="start-up-"))
-    try:
-        _fill(workspace, method)
-        return _until_first_step(workspace) - _import_of_torch()
-    finally:
-        shutil.rmtree(workspace)
+def measure_standby(method: str = "supervised") -> Spent:
+    """Give a trainer that waits one job on the default model and return what it needs until its first step."""
+    with _job(method) as workspace:
+        standby = Standby(Settings(workspace_dir=workspace.parent, worker_threads=_THREADS), TRAINER_COMMAND)
+        try:
+            standby.prepare()
+            _await_ready(standby)
+            started = time.perf_counter()
+            child = standby.take(workspace, _environment(workspace), ())
+            if child is None:
+                raise RuntimeError("the waiting trainer took no job; its messages are above")
+            return _until_first_step(child, Spent(started, cpu_seconds(child.pid)))
+        finally:
+            standby.close()
 
 
-def _import_of_torch() -> Spent:
+def measure_own(method: str = "supervised") -> Spent:
+    """Start a trainer for one job on the default model and return what it needs beyond importing torch."""
+    with _job(method) as workspace:
+        started = time.perf_counter()
+        child = Child.start(TRAINER_COMMAND, workspace=workspace, environment=_environment(workspace))
+        spent = _until_first_step(child, Spent(started, 0.0))
+        return spent - _import_of_torch(_environment(workspace))
+
+
+def _environment(workspace: Path) -> dict[str, str]:
+    return build_environment(os.environ, threads=_THREADS, scratch=workspace / SCRATCH_DIR)
+
+
+def _import_of_torch(environment: dict[str, str]) -> Spent:
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", "import torch"], env=os.environ | _ENVIRONMENT)
+    process = subprocess.Popen([sys.executable, "-c", "import torch"], env=environment)
     _, _, usage = os.wait4(process.pid, 0)
     process.returncode = 0
     return Spent(time.perf_counter() - started, usage.ru_utime + usage.ru_stime)
 
 
-def _fill(workspace: Path, method: str) -> None:
-    (workspace / TRAINING_FILE).parent.mkdir(parents=True)
-    (workspace / TRAINING_FILE).write_text("\n".join(default_batch()) + "\n", encoding="utf-8")
+@contextmanager
+def _job(method: str) -> Iterator[Path]:
+    """Yield the workspace of a job."""
     spec = TrainingSpec(
         job_id="start-up",
         base_model=default_reference(),
@@ -65,31 +94,34 @@ def _fill(workspace: Path, method: str) -> None:
         hyperparameters={"n_epochs": 1, "batch_size": 8},
         adapter=ADAPTER,
         evaluation=EvaluationSettings(generate=False),
-        runtime=RuntimeSettings(device="cpu", threads=1),
+        runtime=RuntimeSettings(device="cpu", threads=_THREADS),
     )
-    (workspace / SPEC_FILE).write_text(spec.model_dump_json(), encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="start-up-") as root:
+        workspace = Path(root, "job")
+        (workspace / SCRATCH_DIR).mkdir(parents=True)
+        (workspace / TRAINING_FILE).parent.mkdir()
+        (workspace / TRAINING_FILE).write_text("\n".join(default_batch()) + "\n", encoding="utf-8")
+        (workspace / SPEC_FILE).write_text(spec.model_dump_json(), encoding="utf-8")
+        yield workspace
 
 
-def _until_first_step(workspace: Path) -> Spent:
-    """Return what passes from starting the process to the beginning of its first step."""
-    reading, writing = os.pipe()
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker.training", "run", str(workspace)],
-        cwd=ROOT,
-        env=os.environ | _ENVIRONMENT | {EVENTS_FD: str(writing)},
-        pass_fds=(writing,),
-    )
-    os.close(writing)
+def _await_ready(standby: Standby) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while not standby.is_ready():
+        if time.monotonic() > deadline:
+            raise RuntimeError("no trainer waits; see the messages above")
+        time.sleep(_TICK_SECONDS)
+
+
+def _until_first_step(child: Child, start: Spent) -> Spent:
+    """Return what passes from ``start``, on the clock and of the child's CPU time, to its first step."""
     try:
-        with os.fdopen(reading, "rb") as events:
-            for line in events:
-                if _begins_training(line):
-                    return Spent(time.perf_counter() - started, cpu_seconds(process.pid))
+        while not child.has_exited():
+            if any(map(_begins_training, child.read(_TICK_SECONDS))):
+                return Spent(time.perf_counter(), cpu_seconds(child.pid)) - start
     finally:
-        process.kill()
-        process.wait()
-    raise RuntimeError("the trainer ended before its first step; its messages are above")
+        child.finish()
+    raise RuntimeError(f"the trainer ended before its first step: {child.log_tail}")
 
 
 def _begins_training(line: bytes) -> bool:

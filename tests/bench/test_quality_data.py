@@ -2,8 +2,9 @@ from random import Random
 
 import pytest
 
-from bench.quality.arms import ARMS, QUEUE, TABLES, Arm
+from bench.quality.arms import ARMS, Arm
 from bench.quality.base import WarmUp, target_problems, warm_up_rows
+from bench.quality.comparisons import QUEUE, TABLES
 from bench.quality.corruption import corrupt
 from bench.quality.plan import plan, repeat
 from bench.quality.problems import (
@@ -16,6 +17,7 @@ from bench.quality.problems import (
 )
 from bench.quality.rollouts import Rollout
 from bench.quality.rows import BUILDERS
+from bench.quality.setting import bare_result
 from examples.word_problems.families import FAMILIES, Problem
 from examples.word_problems.generate import judge
 from worker.training.methods import METHODS
@@ -78,18 +80,36 @@ def test_guided_warm_up_rows_are_of_source_families_and_show_what_nlft_shows() -
     assert all(text.partition("\n\n")[0] in source for text in [*shown, *weak])
 
 
+def guided() -> list[Rollout]:
+    """Return answers drawn with guidance shown: to a solved question, and to the other a sound and an unsound one."""
+    right, wrong = (one.problem for one in judged())
+    parroted = f"That leaves 1 + 1 = 3.\n{bare_result(wrong.solution)}"
+    return [
+        Rollout(problem, response, judge(response, problem.solution), "reference")
+        for problem, response in ((right, right.solution), (wrong, wrong.solution), (wrong, parroted))
+    ]
+
+
 def test_row_builders() -> None:
-    rows = {name: build(judged()) for name, build in BUILDERS.items()}
+    rows = {name: build([*judged(), *guided()]) for name, build in BUILDERS.items()}
     assert {name: len(found) for name, found in rows.items()} == {
         "rollouts": 2,
         "right_rollouts": 1,
         "balanced_rollouts": 2,
+        "rationalized": 3,
+        "right_rationalized": 2,
         "references": 2,
         "references_and_wrong": 3,
+        "references_and_rationalized": 2,
         "rollouts_without_judgments": 2,
         "rollouts_final_answer": 2,
+        "right_rollouts_final_answer": 1,
+        "rationalized_final_answer": 3,
+        "right_rationalized_final_answer": 2,
         "rollouts_final_answer_without_judgments": 2,
     }
+    assert rows["right_rationalized"][1]["response"] == judged()[1].problem.solution
+    assert "judgment" not in rows["right_rationalized"][1]
     assert all(row["response"] == row["reference"] for row in rows["references"])
     assert [row.get("correct") for row in rows["rollouts_without_judgments"]] == [True, False]
     short = rows["rollouts_final_answer"][1]

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from bench.quality import experiment, run, tables
-from bench.quality.arms import ARMS, BASE, SEEDS, TABLES, VALIDATION_SEEDS, Arm
+from bench.quality.arms import ARMS, BASE, Arm
+from bench.quality.comparisons import SEEDS, TABLES, VALIDATION_SEEDS
 from bench.quality.problems import TARGET, draw
 from bench.quality.rollouts import Rollout
 from bench.quality.store import Record, Store

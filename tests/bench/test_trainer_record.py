@@ -110,7 +110,7 @@ def test_memory_bar_takes_the_fastest_settings_of_the_peer() -> None:
 
 def test_other_figures_are_medians() -> None:
     found = verdicts(figures(others={"start_up": [2.0, 9.0, 2.5], "generation": []}, supervised=[1.0]))
-    assert found["seconds from start to first step, less interpreter and torch"].value == 2.5
+    assert found["seconds from a job's inputs to its first step, as by default: by a trainer that waits"].value == 2.5
     assert found["generation, batched / one by one"].state.startswith("open")
     assert "MISSED" not in render_verdicts(found.values())
 

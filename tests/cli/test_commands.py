@@ -107,10 +107,11 @@ def test_settings_of_the_building_stages_reach_the_job(live: Live, tmp_path: Pat
     row = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "reference": "#### 5"}
     questions.write_text(json.dumps(row) + "\n")
     create = ("jobs", "create", "--model", MODEL, "--training-file", str(questions), "--method", "nlft")
-    job = live.json(*create, "-R", "n=2", "-J", "type=self", "-M", "wrong_share=0.5")
+    job = live.json(*create, "-R", "n=2", "--rationalization", "n=3", "-J", "type=self", "-M", "wrong_share=0.5")
     live.json("jobs", "cancel", job["id"])
     chosen = job["method"]["nlft"]
     assert chosen["rollout"]["n"] == 2
+    assert chosen["rationalization"]["n"] == 3
     assert chosen["judge"]["type"] == "self"
     assert chosen["mixture"]["wrong_share"] == 0.5
 

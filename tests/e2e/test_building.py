@@ -86,7 +86,7 @@ def test_questions_with_references_go_through_every_stage_to_an_adapter(live: Li
     job = wait(client, create(client, raw_rows("apples"), nlft()).id)
     assert job.status == "succeeded", (job.error, messages(client, job))
     seen = phases(client, job)
-    assert seen[:4] == ["preparing", "rollout", "grading", "judging"]
+    assert seen[:6] == ["preparing", "rollout", "grading", "rationalization", "regrading", "judging"]
     assert set(seen) >= {"scoring", "training", "saving"}
 
     rows = built_rows(client, job)

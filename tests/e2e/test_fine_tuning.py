@@ -5,6 +5,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,12 +186,19 @@ def test_killed_trainer_resumes_and_ends_in_the_same_bits(live: Live, client: Op
 
 
 def trainers(live: Live) -> list[psutil.Process]:
+    """Return the trainers but the one that waits for a job."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
-        if "worker.training run" in line and str(live.state) in line:
+        if "worker.training run" in line and str(live.state) in line and "standby-" not in folder(process):
             found.append(process)
     return found
+
+
+def folder(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return process.cwd()
+    return ""
 
 
 def weights_digest(live: Live, job_id: str) -> str:

@@ -18,6 +18,10 @@ class Request:
     headers: dict[str, str]
     body: dict[str, Any]
 
+    def keyed(self, key: str) -> "Request":
+        """Return the same call under another idempotency key."""
+        return Request({**self.headers, "Idempotency-Key": key}, self.body)
+
     def send(self, client: httpx.Client) -> dict[str, Any]:
         """Send it; return the job.
 

@@ -1,12 +1,14 @@
 import signal
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import httpx
 import psutil
 import pytest
 from sqlalchemy import func, select
 
-from app.db.models import FineTuningJob
+from app.db.models import FileHold, FineTuningJob, IdempotencyKey, JobEvent
 from tests.faults.service import build_request
 from tests.faults.verdict import check, result_weights, scripted_weights, wait_for_checkpoint, wait_for_status
 from tests.faults.world import World
@@ -92,6 +94,51 @@ def test_api_killed_between_commit_and_dispatch_has_promised_nothing_it_does_not
     with world.factory() as session:
         assert session.scalars(select(func.count()).select_from(FineTuningJob)).one() == 1
     assert job.attempt == 1
+
+
+def test_api_killed_before_the_commit_of_several_calls_leaves_nothing_of_them(world: World) -> None:
+    request = build_request(world)
+    doomed = world.start_api(failpoint="before_group_commit")
+    with ThreadPoolExecutor(4) as pool:
+        lost = [pool.submit(request.keyed(f"key {number}").send, doomed) for number in range(4)]
+    assert all(isinstance(call.exception(), httpx.TransportError) for call in lost)
+    assert count_whole_jobs(world) == 0
+
+
+def test_api_killed_among_many_creates_keeps_what_it_answered_and_nothing_by_halves(world: World) -> None:
+    request = build_request(world)
+    doomed, process = world.start_api(), world.processes[-1]
+    calls = [request.keyed(f"key {number}") for number in range(120)]
+    answered: dict[int, str] = {}
+    killed = Event()
+
+    def send(number: int) -> None:
+        if not killed.is_set():
+            answered[number] = calls[number].send(doomed)["id"]
+        if len(answered) >= 40 and not killed.is_set():
+            killed.set()
+            process.popen.kill()
+
+    with ThreadPoolExecutor(16) as pool:
+        sent = [pool.submit(send, number) for number in range(len(calls))]
+    assert all(isinstance(call.exception(), httpx.TransportError | None) for call in sent)
+    assert 40 <= len(answered) < len(calls)
+
+    stored = count_whole_jobs(world)
+    assert len(set(answered.values())) == len(answered) <= stored
+    again = world.start_api()
+    repeated = {number: call.send(again)["id"] for number, call in enumerate(calls)}
+    assert answered.items() <= repeated.items()
+    assert count_whole_jobs(world) == len(set(repeated.values())) == len(calls)
+
+
+def count_whole_jobs(world: World) -> int:
+    """Return how many jobs there are; each has its key, its event and its hold on the file, and there are no others."""
+    with world.factory() as session:
+        jobs = set(session.scalars(select(FineTuningJob.id)))
+        for parts in (IdempotencyKey.job_id, JobEvent.job_id, FileHold.job_id):
+            assert sorted(session.scalars(select(parts))) == sorted(jobs)
+        return len(jobs)
 
 
 def test_drained_worker_hands_its_job_on_uncounted(world: World, job_id: str) -> None:

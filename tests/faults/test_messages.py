@@ -47,7 +47,7 @@ def test_cancel_ends_a_running_job_and_its_child(world: World, deaf: bool) -> No
     world.start_worker(stop_grace_seconds=1)
     send(world, version=1, job_id=job_id)
     wait_for_status(world, job_id, "running")
-    wait_until(lambda: bool(world.trainers()), what="the child runs")
+    wait_until(lambda: bool(world.trainers_at_work()), what="the child runs")
     with transaction(world.factory) as session:
         lifecycle.request_cancel(session, project, job_id)
     job = check(world, job_id, "cancelled")

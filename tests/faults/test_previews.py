@@ -40,7 +40,7 @@ def test_killed_worker_takes_its_previewer_along_and_another_answers(world: Worl
     answers: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: answers.append(ask(client, call, seconds=2)))
     thread.start()
-    wait_until(lambda: count_previews(world, running=True) == 1 and world.trainers() != [])
+    wait_until(lambda: count_previews(world, running=True) == 1 and world.trainers_at_work() != [])
     first.kill()
     wait_until(lambda: world.trainers() == [], seconds=2, what="the previewer follows its worker")
 

@@ -12,7 +12,7 @@ from tests.faults.service import Request, build_request
 from tests.faults.verdict import check, result_weights, wait_for_checkpoint, wait_for_end
 from tests.faults.world import World
 from tests.fixtures.tiny_models import TinyModel, reference_to
-from tests.worker.scripted_jobs import read_attempts
+from tests.worker.scripted_jobs import read_attempts, wait_until
 
 HYPERPARAMETERS = {"n_epochs": 20, "batch_size": 1, "learning_rate": 0.001}
 
@@ -45,7 +45,7 @@ def test_killed_training_resumes_and_ends_with_the_bytes_of_an_uninterrupted_one
     check(world, whole, "succeeded")
 
     broken = create(client, request_call, "broken")
-    wait_for_checkpoint(world, broken)
+    wait_for_checkpoint(world, broken, seconds=120)
     for trainer in world.trainers():
         trainer.kill()
     job = check(world, broken, "succeeded")
@@ -56,6 +56,22 @@ def test_killed_training_resumes_and_ends_with_the_bytes_of_an_uninterrupted_one
     assert job.trained_tokens is not None
     assert result_weights(world, broken) == result_weights(world, whole)
     assert worker.popen.poll() is None
+
+
+def test_trainer_that_has_waited_ends_with_the_bytes_of_one_that_has_not(world: World, request_call: Request) -> None:
+    client = world.start_api()
+    alone = world.start_worker(module="worker", worker_standby=False)
+    own = create(client, request_call, "own")
+    check(world, own, "succeeded")
+    alone.kill()
+
+    worker = world.start_worker(module="worker")
+    wait_until(lambda: len(world.trainers()) == 1, what="a trainer waits")
+    waited = create(client, request_call, "waited")
+    check(world, waited, "succeeded")
+    assert '"has_waited": true' in worker.text()
+    assert '"has_waited": true' not in alone.text()
+    assert result_weights(world, waited) == result_weights(world, own)
 
 
 @pytest.mark.slow

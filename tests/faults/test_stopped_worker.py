@@ -10,7 +10,7 @@ def test_worker_stopped_beyond_its_lease_publishes_nothing_when_it_wakes(world: 
     sleeper = world.start_worker(poll_seconds=600)
     world.queue.enqueue_job(job_id)
     wait_for_status(world, job_id, "running")
-    wait_until(lambda: bool(world.trainers()), what="the child runs")
+    wait_until(lambda: bool(world.trainers_at_work()), what="the child runs")
     sleeper.send(signal.SIGSTOP)
 
     # Its child trains on and finishes meanwhile: a complete result waits for the sleeper.

@@ -21,7 +21,11 @@ def wait_for_end(world: World, job_id: str, *, seconds: float = 90.0) -> FineTun
 
 def wait_for_status(world: World, job_id: str, status: str) -> None:
     """Wait until the job has ``status``."""
-    wait_until(lambda: read_job(world.factory, job_id).status == status, what=f"{job_id} is {status}")
+    try:
+        wait_until(lambda: read_job(world.factory, job_id).status == status, what=f"{job_id} is {status}")
+    except AssertionError as error:
+        error.add_note(f"It is {read_job(world.factory, job_id).status}.")
+        raise
 
 
 def wait_for_checkpoint(world: World, job_id: str, *, seconds: float = 30.0) -> None:
@@ -51,7 +55,7 @@ def check(world: World, job_id: str, status: str) -> FineTuningJob:
     _check_bytes(world, rows)
     _check_bytes(world, files)
     assert len(files) == len(job.result_files) == (2 if status == "succeeded" else 0)
-    wait_until(lambda: world.trainers() == [], what=f"orphans are gone: {world.trainers()}")
+    wait_until(lambda: world.trainers_at_work() == [], what=f"orphans are gone: {world.trainers()}")
     return job
 
 

@@ -64,14 +64,15 @@ class World:
 
     def start_worker(self, *, module: str = "tests.faults.scripted_worker", **changes: Any) -> Process:
         """Start a worker with a scratch folder of its own and wait until it consumes messages."""
-        number = len(self.processes)
-        process = self._start(
-            [sys.executable, "-m", module],
-            f"worker-{number}",
-            {"workspace_dir": self.root / f"workspaces-{number}", **changes},
-        )
+        process = self.start_doomed_worker(module=module, **changes)
         wait_until(lambda: " ready." in process.text(), what=process.text())
         return process
+
+    def start_doomed_worker(self, *, module: str, **changes: Any) -> Process:
+        """Start a worker that may die as soon as it works."""
+        number = len(self.processes)
+        folder = self.root / f"workspaces-{number}"
+        return self._start([sys.executable, "-m", module], f"worker-{number}", {"workspace_dir": folder, **changes})
 
     def start_api(self, **changes: Any) -> httpx.Client:
         """Start the API on a socket and return a client once it serves."""
@@ -93,8 +94,12 @@ class World:
         return self.clients[-1]
 
     def trainers(self) -> list[psutil.Process]:
-        """Return the living trainer processes of this world and their descendants."""
+        """Return the living trainer processes of this world, those that wait for a job among them."""
         return [process for process in psutil.process_iter() if self._is_trainer(process)]
+
+    def trainers_at_work(self) -> list[psutil.Process]:
+        """Return those of the trainers that have left the folder in which they wait for a job, or never were there."""
+        return [process for process in self.trainers() if "standby-" not in _folder(process)]
 
     def end(self) -> None:
         """Kill every process that the test has started."""
@@ -128,6 +133,12 @@ class World:
                 return False
             return any(str(self.root / "workspaces") in word for word in process.cmdline()[2:])
         return False
+
+
+def _folder(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return process.cwd()
+    return ""
 
 
 def _text(value: Any) -> str:

@@ -17,6 +17,7 @@ from worker import ranks
 from worker.child import Child, build_environment
 from worker.training.errors import ExitCode
 from worker.training.events import STOP, CheckpointEvent, ErrorEvent, MetricsEvent, ResultEvent, decode
+from worker.training.spec import RuntimeSettings
 
 ROOT = Path(__file__).parents[2]
 TRAIN = [sys.executable, "-m", "worker.training", "run"]
@@ -26,9 +27,11 @@ SECONDS = 20.0
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, tiny_model: TinyModel) -> Path:
+def workspace(tmp_path: Path, tiny_model: TinyModel, request: pytest.FixtureRequest) -> Path:
+    """Return a long run; the parameter, if any, tells whether its base model is sharded."""
     chosen = {"n_epochs": 50, "batch_size": 4}
-    spec = make_workspace(tmp_path, tiny_model(), sum_rows(200), hyperparameters=chosen)
+    runtime = RuntimeSettings(device="cpu", dtype="float32", shard_base=getattr(request, "param", False))
+    spec = make_workspace(tmp_path, tiny_model(), sum_rows(200), hyperparameters=chosen, runtime=runtime)
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     return tmp_path
 
@@ -71,6 +74,7 @@ def are_gone(processes: list[psutil.Process]) -> bool:
     return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
 
 
+@pytest.mark.parametrize("workspace", [False, True], ids=["whole", "sharded"], indirect=True)
 def test_a_stop_reaches_all_processes_through_the_first(workspace: Path, child: Child) -> None:
     wait_for_a_step(child)
     child.send(STOP)
@@ -80,6 +84,7 @@ def test_a_stop_reaches_all_processes_through_the_first(workspace: Path, child: 
     assert (workspace / last.path / "manifest.json").is_file()
 
 
+@pytest.mark.parametrize("workspace", [False, True], ids=["whole", "sharded"], indirect=True)
 def test_a_killed_process_ends_the_run_like_a_killed_trainer(workspace: Path, child: Child) -> None:
     wait_for_a_step(child)
     processes = processes_of(child.pid)

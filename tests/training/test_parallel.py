@@ -1,72 +1,38 @@
 """Two processes on gloo train what one process trains; what goes wrong on one of them ends, or spares, both alike."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-import worker.ranks
 from tests.fixtures.tiny_models import TinyModel
-from tests.training.builders import RecordingObserver, make_workspace, sum_rows
-from tests.training.ranked import Case, End
-from worker.training.errors import TrainingStopped
-from worker.training.events import (
-    CheckpointEvent,
-    EvaluationEvent,
-    Event,
-    MetricsEvent,
-    ProgressEvent,
-    StageEvent,
-    decode,
+from tests.training.builders import RecordingObserver
+from tests.training.pairs import (
+    LOSS_TOLERANCE,
+    RUNS,
+    STOPPED,
+    Alone,
+    adapter_bytes,
+    assert_same_adapter,
+    ends_of,
+    events_of,
+    metrics_of,
+    run_pair,
+    write_case,
 )
-from worker.training.spec import EvaluationSettings, LoraSettings, TrainingSpec
+from tests.training.ranked import Case
+from worker.training.errors import TrainingStopped
+from worker.training.events import CheckpointEvent, EvaluationEvent, MetricsEvent, ProgressEvent, StageEvent
+from worker.training.spec import LoraSettings
 from worker.training.trainer import train
 
-# Examples are packed beside other neighbours and gradients added up in another order: rounding of float32, no more.
-LOSS_TOLERANCE = 1e-5
-ADAPTER_TOLERANCE = 1e-5
-
-ONLINE = {"scoring": "online", "hindsight_weight": 1.0, "cluster": "similarity"}
-RUNS: dict[str, dict[str, Any]] = {
-    "supervised": {"method": "supervised"},
-    "nlft, frozen": {"method": "nlft", "evaluation": EvaluationSettings(max_new_tokens=4)},
-    "nlft, online": {"method": "nlft", "hyperparameters": ONLINE},
-    "nlft, epoch": {"method": "nlft", "hyperparameters": {"scoring": "epoch"}},
-    "fewer examples than processes": {"method": "supervised", "hyperparameters": {"batch_size": 1, "n_epochs": 1}},
-}
 DROPOUT = {"method": "supervised", "adapter": LoraSettings(r=4, dropout=0.2)}
-STOPPED = "checkpoints/step-000004"
-
-Prepare = Callable[[Path, dict[str, Any]], TrainingSpec]
-Alone = Callable[[str], tuple[Path, RecordingObserver]]
 
 
 @pytest.fixture(scope="module")
-def prepare(tiny_model: TinyModel) -> Prepare:
-    """Return ``prepare(folder, run)``, which writes a workspace of ten rows and returns its spec."""
-
-    def write(folder: Path, run: dict[str, Any]) -> TrainingSpec:
-        chosen = {"n_epochs": 3, "batch_size": 4, "learning_rate": 1e-2, **run.get("hyperparameters", {})}
-        fields = {**run, "hyperparameters": chosen}
-        spec = make_workspace(folder, tiny_model(), sum_rows(10), sum_rows(3), **fields)
-        (folder / "spec.json").write_text(spec.model_dump_json())
-        return spec
-
-    return write
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory, prepare: Prepare) -> Path:
-    """Return the folder in which two processes have run all cases, which costs them their start only once."""
+def pair(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel) -> Path:
+    """Return the folder in which two processes have run all cases."""
     folder = tmp_path_factory.mktemp("pair")
     cases = {Case(name): run for name, run in RUNS.items()} | {
         Case("straight"): DROPOUT,
@@ -77,48 +43,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory, prepare: Prepare) -> Path:
         Case("bad rows"): RUNS["supervised"],
     }
     for case, run in cases.items():
-        prepare(folder / case.name, run)
+        write_case(folder / case.name, tiny_model(), run)
     (folder / "bad rows/inputs/training.jsonl").write_text("{}\n")
-    (folder / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
-    command = [sys.executable, "-m", "tests.training.ranked", str(folder)]
-    launch = [sys.executable, "-I", "-S", str(worker.ranks.__file__), "2", *command]
-    done = subprocess.run(launch, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()[-4000:]
-    return folder
+    return run_pair(folder, cases)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, prepare: Prepare) -> Alone:
-    """Return ``alone(name) -> (folder, events)`` of a run in this process; each is trained once."""
-    done: dict[str, tuple[Path, RecordingObserver]] = {}
-
-    def run(name: str) -> tuple[Path, RecordingObserver]:
-        if name not in done:
-            folder, observer = tmp_path_factory.mktemp("alone"), RecordingObserver()
-            train(folder, prepare(folder, RUNS[name]), observer)
-            done[name] = folder, observer
-        return done[name]
-
-    return run
-
-
-def events_of(folder: Path) -> list[Event]:
-    return [decode(line) for line in (folder / "events.jsonl").read_bytes().splitlines()]
-
-
-def metrics_of(folder: Path) -> list[MetricsEvent]:
-    return [event for event in events_of(folder) if isinstance(event, MetricsEvent)]
-
-
-def ends_of(folder: Path) -> list[End]:
-    return [End(**json.loads((folder / f"end-{rank}.json").read_text())) for rank in (0, 1)]
-
-
-def assert_same_adapter(one: Path, two: Path) -> None:
-    expected, found = (load_file(folder / "outputs/adapter_model.safetensors") for folder in (one, two))
-    assert expected.keys() == found.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=ADAPTER_TOLERANCE * float(tensor.abs().max()))
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel) -> Alone:
+    return Alone(tmp_path_factory.mktemp("alone"), tiny_model())
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -166,23 +98,24 @@ def test_both_processes_have_their_share_of_every_step(pair: Path) -> None:
 
 def test_two_processes_resume_bit_for_bit_with_dropout(pair: Path) -> None:
     assert ends_of(pair / "stopped")[0].error == "TrainingStopped"
-    weights = "outputs/adapter_model.safetensors"
-    assert (pair / "resumed" / weights).read_bytes() == (pair / "straight" / weights).read_bytes()
+    assert adapter_bytes(pair / "resumed") == adapter_bytes(pair / "straight")
     losses = [step.train_loss for step in metrics_of(pair / "straight")]
     assert [step.train_loss for step in metrics_of(pair / "resumed")] == losses[4:]
 
 
-def test_one_process_continues_what_two_began(tmp_path: Path, prepare: Prepare, alone: Alone, pair: Path) -> None:
-    spec = prepare(tmp_path, RUNS["nlft, online"])
+def test_one_process_continues_what_two_began(tmp_path: Path, tiny_model: TinyModel, alone: Alone, pair: Path) -> None:
+    spec = write_case(tmp_path, tiny_model(), RUNS["nlft, online"])
     shutil.copytree(pair / "stopped for one" / STOPPED, tmp_path / "resume")
     train(tmp_path, spec.model_copy(update={"n_gpus": 1}), RecordingObserver())
     assert_same_adapter(alone("nlft, online")[0], tmp_path)
 
 
-def test_checkpoints_of_one_and_of_two_processes_are_of_one_kind(tmp_path: Path, prepare: Prepare, pair: Path) -> None:
+def test_checkpoints_of_one_and_of_two_processes_are_of_one_kind(
+    tmp_path: Path, tiny_model: TinyModel, pair: Path
+) -> None:
     observer = RecordingObserver(after_step=4)
     with pytest.raises(TrainingStopped):
-        train(tmp_path, prepare(tmp_path, RUNS["nlft, online"]), observer)
+        train(tmp_path, write_case(tmp_path, tiny_model(), RUNS["nlft, online"]), observer)
     last = observer.of(CheckpointEvent)[-1]
     found, expected = (
         json.loads((folder / "manifest.json").read_text())

@@ -103,7 +103,7 @@ def submit_job(
         priority=priority,
         n_gpus=n_gpus,
     )
-    lifecycle.submit(session, job)
+    lifecycle.submit(session, [job])
     return job_id
 
 

@@ -30,8 +30,9 @@ from worker.training.events import (
     SettingsEvent,
     encode,
 )
+from worker.training.standby import await_job
 
-WORKSPACE = Path(sys.argv[1])
+WORKSPACE = await_job(Path(sys.argv[2]), os.environ) if sys.argv[1] == "--stand-by" else Path(sys.argv[1])
 SCRIPT: dict[str, Any] = json.loads((WORKSPACE / "spec.json").read_text())["hyperparameters"]
 RANK = os.environ.get("RANK", "")
 EVENTS = int(os.environ.get(EVENTS_FD, "-1"))

@@ -1,4 +1,5 @@
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,32 @@ ERROR = ErrorEvent(code="invalid_training_file", message="line 3 is bad\x00", pa
 def test_every_end_has_its_verdict(end: ChildEnd, verdict: Verdict) -> None:
     outcome = classify(end)
     assert (outcome.verdict, outcome.record.outcome, outcome.record.exit_code) == (verdict, verdict, end.exit_code)
+
+
+@pytest.mark.parametrize(
+    ("end", "verdict"),
+    [
+        (ChildEnd(0, result=RESULT), Verdict.PUBLISH),
+        (ChildEnd(0), Verdict.LOST),
+        (ChildEnd(1), Verdict.LOST),
+        (ChildEnd(10), Verdict.FAIL),
+        (ChildEnd(11), Verdict.FAIL),
+        (ChildEnd(12), Verdict.LOST),
+        (ChildEnd(12, StopReason.CANCEL), Verdict.CANCEL),
+        (ChildEnd(12, StopReason.LOST), Verdict.ABANDON),
+        (ChildEnd(1, StopReason.DRAIN), Verdict.REQUEUE),
+        (ChildEnd(-signal.SIGKILL), Verdict.LOST),
+        (ChildEnd(-signal.SIGKILL, StopReason.STALLED), Verdict.LOST),
+    ],
+)
+def test_what_neighbours_may_have_caused_is_a_loss(end: ChildEnd, verdict: Verdict) -> None:
+    outcome = classify(replace(end, neighbours=2))
+    assert (outcome.verdict, outcome.record.outcome, outcome.record.exit_code) == (verdict, verdict, end.exit_code)
+
+
+def test_a_death_in_company_is_not_put_down_to_memory() -> None:
+    assert classify(ChildEnd(-signal.SIGKILL, neighbours=1)).error.code == "trainer_lost"
+    assert classify(ChildEnd(12, error=ERROR, neighbours=1)).error.code == ERROR.code
 
 
 def test_the_childs_own_words_reach_the_owner() -> None:

@@ -1,5 +1,8 @@
 """What an attempt resolves once its rows are built reaches the job, and nobody else can write it."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from app.db.session import transaction
@@ -8,6 +11,8 @@ from app.jobs.auto import adopt_settings, tell_choices
 from tests.worker.scripted_jobs import add_job, read_events, read_job
 from worker.context import WorkerContext
 from worker.runner import run_available
+from worker.training.spec import TrainingSpec
+from worker.workspace import prepare
 
 AUTO = {"n_epochs": {"value": 5, "reason": "12 steps a pass, repeated to about 60"}}
 
@@ -44,6 +49,17 @@ def test_a_fenced_attempt_writes_no_settings(context: WorkerContext, project: st
     with pytest.raises(lifecycle.LeaseLostError), transaction(context.factory) as session:
         adopt_settings(session, lease, {"n_epochs": 9}, AUTO)
     assert read_job(context.factory, job_id).auto is None
+
+
+def test_what_the_operator_sets_for_trainers_reaches_them(context: WorkerContext, project: str, tmp_path: Path) -> None:
+    job_id = add_job(context.factory, project, steps=1)
+    with transaction(context.factory) as session:
+        lease = lifecycle.claim(session, worker="w", lease_seconds=60, hint=job_id)
+    assert lease is not None
+    chosen = {"worker_threads": 3, "worker_checkpointed_layers": 5, "worker_shard_base": True}
+    prepare(replace(context, settings=context.settings.model_copy(update=chosen)), lease, tmp_path / "workspace")
+    runtime = TrainingSpec.model_validate_json((tmp_path / "workspace/spec.json").read_bytes()).runtime
+    assert (runtime.threads, runtime.checkpointed_layers, runtime.shard_base) == (3, 5, True)
 
 
 def test_nothing_to_tell_is_said_so() -> None:

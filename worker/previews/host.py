@@ -19,8 +19,8 @@ import msgspec
 from app.core.devices import visible_devices
 from app.core.logging import get_logger
 from app.core.settings import Settings
-from worker.child import Child, build_environment
-from worker.previews.folder import SCRATCH_DIR, PreviewFolder, take_folder
+from worker.child import SCRATCH_DIR, Child, build_environment
+from worker.locked_folder import LockedFolder, take_folder
 from worker.training.previews.protocol import ADAPTERS_DIR, CANCELLED, REQUESTS_DIR, Answered, Refused, Reply, decode
 
 TICK_SECONDS = 0.05
@@ -65,7 +65,7 @@ class PreviewHost:
         self._tasks: queue.SimpleQueue[Task | threading.Event | None] = queue.SimpleQueue()
         self._busy = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._folder: PreviewFolder | None = None
+        self._folder: LockedFolder | None = None
         self._child: Child | None = None
         self._number = 0
         self._used_at = 0.0
@@ -172,12 +172,12 @@ class PreviewHost:
         self._end()
         return None
 
-    def _start(self) -> tuple[Child, PreviewFolder]:
+    def _start(self) -> tuple[Child, LockedFolder]:
         if self._child is not None and self._folder is not None and not self._child.has_exited():
             return self._child, self._folder
         self._end()
-        self._folder = folder = take_folder(self._settings.workspaces)
-        threads = self._settings.worker_threads or max(1, (os.cpu_count() or 1) // self._settings.worker_slots)
+        self._folder = folder = take_folder(self._settings.workspaces, "preview", (REQUESTS_DIR, SCRATCH_DIR))
+        threads = self._settings.trainer_threads()
         self._child = Child.start(
             self._command,
             workspace=folder.path,

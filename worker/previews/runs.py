@@ -1,7 +1,6 @@
 """One preview from claim to answer. The calling thread holds the slot and keeps the lease; the host computes."""
 
 import hashlib
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,8 +108,7 @@ class _Run:
     def _fill(self, folder: Path) -> bytes:
         """Fetch the tuned model's adapter into ``folder``; return the request with what only a worker knows."""
         request = PreviewRequest.model_validate_json(self.claimed.request)
-        settings = self.context.settings
-        threads = settings.worker_threads or max(1, (os.cpu_count() or 1) // settings.worker_slots)
+        threads = self.context.settings.trainer_threads()
         changes: dict[str, object] = {"runtime": request.runtime.model_copy(update={"threads": threads})}
         if self.claimed.adapter_id is not None:
             changes["adapter"] = self._fetch_adapter(self.claimed.adapter_id, folder)

@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from worker.training.data.examples import ChatExample, CompletionExample, Example, Message, NLFTExample
+from worker.training.data.examples import ChatExample, CompletionExample, Example, NLFTExample
+from worker.training.data.reasoning import lacks_steps, mostly_lack_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,6 @@ _SHOWN_LINES = 20
 _FEWEST_ROWS = 10
 _MOST_CUT_OFF = 0.1
 _NEARLY_ALL = 0.9
-# A result stands in a few words; a response that reasons towards it takes several times as many.
-_WORDS_OF_A_RESULT = 4
-_WORDS_OF_REASONING = 12
 
 Level = Literal["info", "warn"]
 
@@ -209,27 +207,15 @@ def _advise_on_responses(rows: Sequence[Row]) -> Iterator[Advice]:
 
 def _advise_on_results(rows: Sequence[Row], wrong: int) -> Iterator[Advice]:
     """Warn where references hold a result and wrong responses a way to one: such references cannot tell which step."""
-    compared = [
-        row.line
-        for row in rows
-        if isinstance(row.example, NLFTExample)
-        and row.example.reference is not None
-        and _count_words(row.example.answer) >= _WORDS_OF_REASONING
-        and len(row.example.reference.split()) <= _WORDS_OF_A_RESULT
-    ]
-    if wrong and len(compared) > _NEARLY_ALL * len(rows):
+    if wrong and mostly_lack_steps([row.example for row in rows]):
         yield Advice(
             "references_without_steps",
             "warn",
             "The references hold a result only, the responses reason: in our measurements NLFT with such references "
             "ended below the untrained model. Give worked references, or train right responses alone "
             "(method supervised, mixture.max_wrong_per_question 0).",
-            _placed(compared),
+            _placed([row.line for row in rows if lacks_steps(row.example)]),
         )
-
-
-def _count_words(answer: str | Message | None) -> int:
-    return len((answer.text if isinstance(answer, Message) else answer or "").split())
 
 
 def _placed(lines: Sequence[int]) -> dict[str, Any]:

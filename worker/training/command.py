@@ -1,11 +1,13 @@
 """Command line of the training library.
 
     python -m worker.training run WORKSPACE                          train what WORKSPACE/spec.json says
+    python -m worker.training run --stand-by FOLDER                  wait in FOLDER for a workspace, then the same
     python -m worker.training preview WORKSPACE                      answer saliency previews until the parent is gone
     python -m worker.training import-model SOURCE --cache DIR        import a base model; prints its facts as JSON
 
 Exit statuses are those of ``errors.ExitCode``. ``events`` describes how ``run`` talks to a parent process,
-``previews.protocol`` how ``preview`` does.
+``group_protocol`` how it does that for several workspaces on one base model, ``previews.protocol`` how ``preview``
+does.
 """
 
 import argparse
@@ -13,7 +15,9 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +36,18 @@ from worker.training.errors import (
 )
 from worker.training.events import ErrorEvent
 from worker.training.failures import explain
+from worker.training.group_protocol import is_group, read_group
 from worker.training.model.gguf_import import import_model
+from worker.training.multi_lora.group import JobGroup
+from worker.training.multi_lora.links import GroupLinks
+from worker.training.multi_lora.member import Member
 from worker.training.observer import NullObserver, Observer
 from worker.training.parent_link import ParentLink, ignore_signals
 from worker.training.previews.link import PreviewLink
 from worker.training.previews.server import serve
+from worker.training.run import ModelSource
 from worker.training.spec import SPEC_FILE, TrainingSpec
+from worker.training.standby import await_job
 from worker.training.trainer import train
 
 logger = logging.getLogger("worker.training")
@@ -46,28 +56,37 @@ logger = logging.getLogger("worker.training")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parse(arguments)
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(threadName)s %(name)s: %(message)s")
     transformers_logging.disable_progress_bar()
     if options.command == "run":
+        workspace = await_job(options.workspace, os.environ) if options.stand_by else options.workspace
+        if is_group(workspace):
+            return run_group(workspace)
         ranks = Ranks.from_environment(os.environ)
         if ranks.is_first:
             link = ParentLink.from_environment(os.environ)
-            return run(options.workspace, link, link, ranks)
+            return run(workspace, link, link, ranks)
         ignore_signals()
-        return run(options.workspace, NullObserver(), ranks=ranks)
+        return run(workspace, NullObserver(), ranks=ranks)
     if options.command == "preview":
         return serve(options.workspace, PreviewLink.from_environment(os.environ))
     return _import(options.source, options.cache, options.name)
 
 
-def run(workspace: Path, observer: Observer, completions: Completions | None = None, ranks: Ranks = ALONE) -> int:
+def run(
+    workspace: Path,
+    observer: Observer,
+    completions: Completions | None = None,
+    ranks: Ranks = ALONE,
+    models: ModelSource | None = None,
+) -> int:
     """Train what ``workspace`` describes, report every outcome to ``observer`` and return the exit status.
 
     ``completions`` reaches the endpoints that the run's grader and judge may ask; ``ranks`` are the processes that
-    train it together.
+    train it together; ``models`` shares a base model with other runs.
     """
     try:
-        observer.emit(train(workspace, load_spec(workspace), observer, completions, ranks=ranks))
+        observer.emit(train(workspace, load_spec(workspace), observer, completions, models, ranks=ranks))
     except TrainingInterrupted as interruption:
         return interruption.exit_code
     except TrainingError as error:
@@ -76,6 +95,26 @@ def run(workspace: Path, observer: Observer, completions: Completions | None = N
         logger.exception("unexpected error")
         return _give_up(explain(error), observer)
     return ExitCode.DONE
+
+
+def run_group(folder: Path) -> int:
+    """Train every workspace that ``folder`` lists, all on one base model, and return once all have ended."""
+    workspaces = read_group(folder)
+    links = GroupLinks(os.environ, len(workspaces))
+    group = JobGroup()
+    for number, workspace in enumerate(workspaces):
+        group.add(partial(_run_member, workspace, number, links))
+    group.run()
+    return ExitCode.DONE
+
+
+def _run_member(workspace: Path, number: int, links: GroupLinks, member: Member) -> None:
+    threading.current_thread().name = workspace.name  # the log says whose line it is
+    link, status = links.runs[number], int(ExitCode.INTERNAL)
+    try:
+        status = run(workspace, member.watch(link), member.ask(link), models=member)
+    finally:
+        links.end(number, status)
 
 
 def load_spec(workspace: Path) -> TrainingSpec:
@@ -130,6 +169,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="train what WORKSPACE/spec.json says")
     run_parser.add_argument("workspace", type=Path)
+    run_parser.add_argument("--stand-by", action="store_true", help="wait there until the parent hands over a job")
     preview_parser = commands.add_parser("preview", help="answer saliency previews until the parent is gone")
     preview_parser.add_argument("workspace", type=Path)
     import_parser = commands.add_parser("import-model", help="import a base model and print its facts as JSON")

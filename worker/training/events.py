@@ -1,9 +1,11 @@
 r"""What a trainer process tells its parent: one JSON object a line on one pipe, discriminated by ``type``.
 
-The parent passes the pipe's number in ``NLFT_EVENTS_FD`` (absent: standard output) and the read end of a control pipe
-in ``NLFT_CONTROL_FD``. On the control pipe the parent writes ``stop\n`` (checkpoint, exit 13) or ``cancel\n``
-(exit 14); its end of file means that the parent is gone, and the child kills its own process group. Any other line on
-it is a ``CompletionAnswer`` to an earlier ``CompletionRequest``: the parent is the child's only way to a network.
+The parent passes the pipe's number in ``NLFT_EVENTS_FD`` (absent: standard output) and the child's end of a control
+socket in ``NLFT_CONTROL_FD``. There the parent writes ``stop\n`` (checkpoint, exit 13) or ``cancel\n`` (exit 14); its
+end of file means that the parent is gone, and the child kills its own process group. Any other line on it is a
+``CompletionAnswer`` to an earlier ``CompletionRequest``: the parent is the child's only way to a network.
+
+A trainer that is started before its job first finds an ``Assignment`` there, and open files with its first byte.
 """
 
 from typing import Any, Literal
@@ -18,9 +20,26 @@ LINE_BYTES = 1 << 20
 """Longest line either side takes; a longer one is dropped."""
 
 Phase = Literal[
-    "preparing", "rollout", "grading", "judging", "scoring", "training", "evaluating", "explaining", "saving"
+    "preparing",
+    "rollout",
+    "grading",
+    "rationalization",
+    "regrading",
+    "judging",
+    "scoring",
+    "training",
+    "evaluating",
+    "explaining",
+    "saving",
 ]
-Stage = Literal["rollout", "grading", "judging", "scoring"]
+Stage = Literal["rollout", "grading", "rationalization", "regrading", "judging", "scoring"]
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """The job of a trainer that waits for one: its ``workspace``, and what its ``environment`` has besides."""
+
+    workspace: str
+    environment: dict[str, str]
 
 
 class PhaseEvent(msgspec.Struct, tag="phase", tag_field="type", frozen=True):
@@ -112,7 +131,7 @@ class SaliencyEvent(msgspec.Struct, tag="saliency", tag_field="type", frozen=Tru
 
 
 class CompletionRequest(msgspec.Struct, tag="completion", tag_field="type", frozen=True):
-    """A question to a model behind a configured endpoint; answered on the control pipe under the same ``id``."""
+    """A question to a model behind a configured endpoint; answered on the control channel under the same ``id``."""
 
     id: int
     model: str

@@ -155,6 +155,11 @@ def grader_parts(grader: Grader) -> tuple[BasicGrader, ...]:
     return tuple(grader.graders.values()) if isinstance(grader, MultiGrader) else (grader,)
 
 
+def result_reader(grader: Grader) -> FinalAnswerGrader:
+    """Return how final answers are read where ``grader`` decides: its own way, or the default one."""
+    return next((part for part in grader_parts(grader) if isinstance(part, FinalAnswerGrader)), FinalAnswerGrader())
+
+
 def scoring_models(grader: Grader) -> list[tuple[tuple[str, ...], str]]:
     """Return the models that ``grader`` asks, each with the path of the part that asks it."""
     parts: dict[tuple[str, ...], BasicGrader | MultiGrader] = {(): grader}

@@ -1,4 +1,4 @@
-"""The child's side of the two pipes of ``events``: reports to the parent, hears wishes and answers, dies with it."""
+"""The child's side of the two channels of ``events``: reports to the parent, hears wishes and answers, dies with it."""
 
 import os
 import signal
@@ -29,17 +29,24 @@ _decode_answer = msgspec.json.Decoder(CompletionAnswer).decode
 
 
 class ParentLink:
-    """An ``Observer`` that writes to ``events`` and learns of a stop or cancel from signals or a control pipe.
+    """An ``Observer`` that writes to ``events`` and learns of a stop or cancel from signals or a control channel.
 
-    With a control pipe it implements ``Completions`` as well: the parent asks, and its answers come over that pipe.
+    With a control channel it implements ``Completions`` as well: the parent asks, its answers come over that channel.
+
+    Args:
+        send: Takes one line for the parent; called from any thread.
+        is_answered: Whether there is a control channel.
+        line_bytes: Longest line that ``send`` takes.
     """
 
-    def __init__(self, events: BinaryIO) -> None:
-        self._events = events
-        self._writing = threading.Lock()
+    def __init__(
+        self, send: Callable[[bytes], None], *, is_answered: bool = False, line_bytes: int = LINE_BYTES
+    ) -> None:
+        self._send = send
+        self._is_answered = is_answered
+        self._line_bytes = line_bytes
         self._stop = threading.Event()
         self._cancel = threading.Event()
-        self._is_answered = False
         self._news = threading.Condition()
         self._answers: dict[int, CompletionAnswer | None] = {}  # None: asked and not answered yet
 
@@ -49,21 +56,14 @@ class ParentLink:
 
         SIGTERM and SIGINT then ask for a stop; a second one kills.
         """
-        events_fd = environment.get(EVENTS_FD)
-        link = cls(sys.stdout.buffer if events_fd is None else os.fdopen(int(events_fd), "wb"))
-        if CONTROL_FD in environment:
-            control = os.fdopen(int(environment[CONTROL_FD]), "rb")
-            link._is_answered = True
-            threading.Thread(target=link.listen, args=(control,), name="control", daemon=True).start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, link._on_signal)
+        link = cls(open_events(environment), is_answered=CONTROL_FD in environment)
+        listen(environment, link.hear)
+        on_signal(link.stop)
         return link
 
     def emit(self, event: Event) -> None:
         """Write ``event`` as one line, at once."""
-        with self._writing:
-            self._events.write(encode(event))
-            self._events.flush()
+        self._send(encode(event))
 
     def stop_requested(self) -> Literal["stop", "cancel"] | None:
         """Return what the parent asked for; a cancel outranks a stop."""
@@ -71,16 +71,18 @@ class ParentLink:
             return "cancel"
         return "stop" if self._stop.is_set() else None
 
-    def listen(self, control: BinaryIO) -> None:
-        """Follow the control pipe until its end, which means that the parent is gone; then kill the whole group."""
-        for line in control:
-            if line == CANCEL:
-                self._cancel.set()
-            elif line == STOP:
-                self._stop.set()
-            else:
-                self._take_answer(line)
-        kill_own_group()
+    def stop(self) -> None:
+        """Ask for a stop."""
+        self._stop.set()
+
+    def hear(self, line: bytes) -> None:
+        """Take a line of the control channel."""
+        if line == CANCEL:
+            self._cancel.set()
+        elif line == STOP:
+            self._stop.set()
+        else:
+            self._take_answer(line)
 
     def complete(
         self, requests: Sequence[CompletionRequest], on_done: Callable[[int, int], None]
@@ -107,7 +109,7 @@ class ParentLink:
         return [done[request.id] for request in requests]
 
     def _ask(self, request: CompletionRequest, open_ids: set[int], done: dict[int, CompletionAnswer]) -> None:
-        if len(encode(request)) > LINE_BYTES:
+        if len(encode(request)) > self._line_bytes:
             done[request.id] = CompletionAnswer(request.id, code="refused", error="the question is too long")
             return
         with self._news:
@@ -139,9 +141,47 @@ class ParentLink:
                 self._answers[answer.id] = answer
                 self._news.notify_all()
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._stop.set()
+
+def open_events(environment: Mapping[str, str]) -> Callable[[bytes], None]:
+    """Return a function that writes a line to the events pipe, without one to standard output; any thread may call."""
+    events_fd = environment.get(EVENTS_FD)
+    events = sys.stdout.buffer if events_fd is None else os.fdopen(int(events_fd), "wb")
+    writing = threading.Lock()
+
+    def send(line: bytes) -> None:
+        with writing:
+            events.write(line)
+            events.flush()
+
+    return send
+
+
+def listen(environment: Mapping[str, str], hear: Callable[[bytes], None]) -> None:
+    """Hand the lines of the control pipe, if there is one, to ``hear``, on a thread of its own.
+
+    Its end means that the parent is gone; then the whole group is killed.
+    """
+    if CONTROL_FD not in environment:
+        return
+
+    def follow(control: BinaryIO) -> None:
+        for line in control:
+            hear(line)
+        kill_own_group()
+
+    control = os.fdopen(int(environment[CONTROL_FD]), "rb")
+    threading.Thread(target=follow, args=(control,), name="control", daemon=True).start()
+
+
+def on_signal(stop: Callable[[], None]) -> None:
+    """Call ``stop`` at SIGTERM and SIGINT; a second one kills."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        stop()
         signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
 
 
 def ignore_signals() -> None:

@@ -2,7 +2,8 @@
 
 Workspace layout: ``spec.json``; ``inputs/training.jsonl``, ``inputs/validation.jsonl``; ``resume/`` (a checkpoint
 folder to continue from, or absent); ``stages/`` (results of earlier building stages, by content); ``built/``;
-``checkpoints/step-000025/``; ``saliency/``; ``outputs/`` (artifacts). Nothing else is read.
+``checkpoints/step-000025/``; ``saliency/``; ``outputs/`` (artifacts). Nothing else is read. A folder for several runs
+has ``group.json`` instead (see ``group_protocol``).
 """
 
 from typing import Annotated, Any, Literal
@@ -23,7 +24,7 @@ from worker.training.grader_spec import (
     StringCheckGrader,
     Template,
     TextSimilarityGrader,
-    grader_parts,
+    result_reader,
 )
 from worker.training.spec_model import SpecModel
 from worker.training.syntax.templates import check_row_template
@@ -54,6 +55,7 @@ __all__ = [
     "MixtureSettings",
     "MultiGrader",
     "Pattern",
+    "RationalizationSettings",
     "RolloutSettings",
     "RowGrader",
     "RuntimeSettings",
@@ -66,7 +68,7 @@ __all__ = [
     "TemplateJudge",
     "TextSimilarityGrader",
     "TrainingSpec",
-    "grader_parts",
+    "result_reader",
 ]
 
 SPEC_FILE = "spec.json"
@@ -114,6 +116,15 @@ class RolloutSettings(SpecModel):
     batch_size: int = Field(64, ge=1, le=1024, description="Responses generated at a time.")
 
 
+class RationalizationSettings(SpecModel):
+    """How questions that no response solves are answered with the reference shown (STaR); sampled as the rollout is."""
+
+    n: int = Field(4, ge=0, le=64, description="Responses sampled for each such question; 0: none.")
+    replaces_wrong: bool = Field(
+        True, description="Whether what is added takes the place of the question's wrong responses."
+    )
+
+
 class TemplateJudge(SpecModel):
     """Needs no model: what the response concluded, what the reference does, and the step at which they part."""
 
@@ -145,7 +156,11 @@ class MixtureSettings(SpecModel):
     """Which of the graded rows are trained."""
 
     max_right_per_question: int | None = Field(None, ge=0, description="Most right responses kept of a question.")
-    max_wrong_per_question: int | None = Field(None, ge=0, description="Most wrong responses kept of a question.")
+    max_wrong_per_question: Annotated[int, Field(ge=0)] | Literal["auto"] | None = Field(
+        "auto",
+        description="Most wrong responses kept of a question; null: all. `auto`: all, but none of a job's own "
+        "responses where the references hold results only, which cannot tell a wrong step from a right one.",
+    )
     wrong_share: float | None = Field(
         None, ge=0, le=1, description="Share of wrong rows among all; rows of the kind in excess are dropped."
     )
@@ -159,6 +174,7 @@ class BuildingSettings(SpecModel):
     """From raw rows to rows that can be trained: rollout, grade, judge, mix."""
 
     rollout: RolloutSettings = RolloutSettings()
+    rationalization: RationalizationSettings = RationalizationSettings()
     grader: RowGrader = FinalAnswerGrader()
     pass_threshold: float = Field(0.5, description="A response whose grade reaches this is right.")
     judge: Judge | None = Field(TemplateJudge(), description="Null leaves wrong responses without a judgment.")
@@ -196,6 +212,7 @@ class RuntimeSettings(SpecModel):
     checkpointed_layers: int = Field(
         0, ge=0, description="Decoder layers computed again in the backward pass: slower, in less memory."
     )
+    shard_base: bool = Field(False, description="Each of several processes holds a share of every decoder layer.")
     checkpoint_steps: int = Field(0, ge=0, description="Optimizer steps between checkpoints; 0: once per epoch.")
     deterministic: bool = Field(True, description="Bit-identical resume on the same machine.")
 

@@ -26,6 +26,7 @@ from worker.training.events import (
     ResultEvent,
 )
 from worker.training.run import OwnModel, Run, Surroundings, prepare_run
+from worker.training.sharded_model import ShardedModel
 from worker.training.spec import RESUME_DIR
 from worker.training.usage import PhaseClock, measure_usage
 
@@ -67,7 +68,8 @@ def train(
     observer = clock = PhaseClock(observer)
     observer.emit(PhaseEvent("preparing"))
     with ranks.connected():
-        given = Surroundings(observer, completions or NoCompletions(), models or OwnModel(), ranks)
+        own = ShardedModel(ranks) if spec.runtime.shard_base and ranks.size > 1 else OwnModel()
+        given = Surroundings(observer, completions or NoCompletions(), models or own, ranks)
         return _run(prepare_run(workspace, spec, given), clock)
 
 

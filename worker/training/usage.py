@@ -69,7 +69,7 @@ def measure_usage(
 ) -> dict[str, float]:
     """Return the figures of a run that is about to end.
 
-    As in a prediction: ``rows``, ``steps``, ``trained_tokens``, ``scored_tokens``, ``generated_tokens`` (of rollouts),
+    As in a prediction: ``rows``, ``steps``, ``trained_tokens``, ``scored_tokens``, ``generated_tokens`` (of responses),
     ``longest_sequence``, ``seconds`` (of this process), ``peak_memory_bytes``; and by the names of ``pace.Pace`` what
     they teach, for one of the ``devices``. Seconds a token are left out where too little was done to tell.
     """
@@ -95,7 +95,7 @@ def measure_usage(
         "steps": progress.step,
         "trained_tokens": progress.trained_tokens,
         "scored_tokens": scored,
-        "generated_tokens": data.report.response_tokens if data.report else 0,
+        "generated_tokens": data.report.generated_tokens if data.report else 0,
         "longest_sequence": max(len(one.input_ids) for row in prepared for one in row.rendered.sequences.values()),
         "seconds": clock.seconds,
         "peak_memory_bytes": peak_memory_bytes,

@@ -26,6 +26,8 @@ class JobPhase(StrEnum):
     PREPARING = "preparing"
     ROLLOUT = "rollout"
     GRADING = "grading"
+    RATIONALIZATION = "rationalization"
+    REGRADING = "regrading"
     JUDGING = "judging"
     SCORING = "scoring"
     TRAINING = "training"
@@ -71,6 +73,8 @@ class FineTuningJob(Base):
             postgresql_where=text("status = 'succeeded' AND outcome IS NOT NULL"),
         ),
     )
+    # Reading defaults back would make an insert of many rows one long statement, which costs four times as much.
+    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 - read by SQLAlchemy on the class
 
     id: Mapped[PrimaryId]
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="RESTRICT"))

@@ -71,6 +71,7 @@ def test_what_a_job_asks_for_is_frozen_in_it(
 ) -> None:
     block = {
         "rollout": {"n": 8, "temperature": 1.0},
+        "rationalization": {"n": 2},
         "grader": {
             "type": "multi",
             "name": "m",
@@ -90,6 +91,7 @@ def test_what_a_job_asks_for_is_frozen_in_it(
 
 CASES = [
     ({"rollout": {"k": 4}}, "rollout.k", "Unknown parameter"),
+    ({"rationalization": {"n": -1}}, "rationalization.n", "greater than or equal to 0"),
     ({"rollout": {"n": 0}}, "rollout.n", "greater than or equal to 1"),
     ({"rollout": {"top_p": 0}}, "rollout.top_p", "greater than 0"),
     ({"rolout": {}}, "rolout", "Did you mean 'rollout'"),
@@ -143,9 +145,12 @@ def test_an_unknown_endpoint_has_a_code_of_its_own(api_client: TestClient, raw_b
     assert error["code"] == "unknown_endpoint"
 
 
-def test_a_rollout_that_would_sample_nothing_is_refused(api_client: TestClient, job_body: dict[str, Any]) -> None:
-    error = refuse(api_client, job_body | nlft(rollout={"n": 2}))
-    assert error["param"] == f"{IN_NLFT}.rollout"
+@pytest.mark.parametrize("stage", ["rollout", "rationalization"])
+def test_a_stage_that_would_sample_nothing_is_refused(
+    api_client: TestClient, job_body: dict[str, Any], stage: str
+) -> None:
+    error = refuse(api_client, job_body | nlft(**{stage: {"n": 2}}))
+    assert error["param"] == f"{IN_NLFT}.{stage}"
     assert "every row of the training file has a response" in error["message"]
 
 

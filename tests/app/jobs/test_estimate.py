@@ -28,7 +28,7 @@ FIGURES = {
     "seconds",
     "peak_memory_bytes",
 }
-QUESTION = {"messages": [{"role": "user", "content": "2+2?"}], "reference": "#### 4"}
+QUESTION = {"messages": [{"role": "user", "content": "2+2?"}], "reference": "Together 2 + 2 = 4. #### 4"}
 
 
 def estimate(client: TestClient, body: dict[str, Any]) -> dict[str, Any]:
@@ -80,6 +80,8 @@ def test_rows_to_be_built_are_estimated_and_their_settings_wait(
     assert found["estimate"]["generated_tokens"]["value"] == 50 * 4 * 32
     limited = estimate(api_client, body | {"method": _with_mixture(body, max_wrong_per_question=1)})
     assert limited["estimate"]["rows"]["value"] == 150
+    bare = nlft(base_model, make_file(lines({**QUESTION, "reference": "#### 4"}, 50)), rollout={"max_new_tokens": 64})
+    assert estimate(api_client, bare)["estimate"]["rows"]["value"] == 100
 
 
 def _with_mixture(body: dict[str, Any], **mixture: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from worker.training.trainer import train
 
 def test_questions_and_references_become_a_tuned_model(tmp_path: Path, counter: Path) -> None:
     observer = run(tmp_path, counter)
-    assert phases(observer)[:4] == ["preparing", "rollout", "grading", "judging"]
+    assert phases(observer)[:6] == ["preparing", "rollout", "grading", "rationalization", "regrading", "judging"]
     rows, counts = dataset(tmp_path), report(observer)
     assert counts["responses"] == 32
     assert len(rows) == counts["right"] + counts["wrong"]
@@ -61,7 +61,7 @@ def test_parts_that_are_there_are_not_made_again(tmp_path: Path, counter: Path) 
     shutil.copytree(tmp_path / "first/stages", tmp_path / "second/stages")
     second = run(tmp_path / "second", counter)
     assert second.of(StageEvent) == []
-    assert messages(second).count("were there already") == 3
+    assert messages(second).count("were there already") == 5
     assert dataset(tmp_path / "second") == dataset(tmp_path / "first")
 
 
@@ -165,7 +165,7 @@ def test_an_endpoint_judges_and_its_useless_judgments_are_dropped(tmp_path: Path
     assert "judging" not in {event.stage for event in observer.of(StageEvent)}  # a later run asks again
     asked = endpoint.asked[0]
     assert (asked.model, asked.sampling) == ("big/judge", {"temperature": 0.1})
-    assert "Say 1!" in asked.messages[0]["content"]
+    assert asked.messages[0]["content"].startswith("Question:\nSay ")
 
 
 def test_an_instruction_of_the_users_own_is_filled_in(tmp_path: Path, counter: Path) -> None:

@@ -10,16 +10,25 @@ from worker.training.data.examples import NLFTExample
 from worker.training.data.reader import Row
 from worker.training.spec import BaseModelRef, BuildingSettings, TrainingSpec
 
+ALL = ("rollout", "grading", "rationalization", "regrading", "judging")
 RAW = [Row(1, NLFTExample(question("1 + 1?"), reference="2")), Row(2, NLFTExample(question("1 + 2?"), reference="3"))]
 
 
-def keys(rows: list[Row] = RAW, *, digest: str = "d", seed: int = 0, method: str = "nlft", **building: Any) -> Any:
+def keys(
+    rows: list[Row] = RAW,
+    *,
+    digest: str = "d",
+    seed: int = 0,
+    method: str = "nlft",
+    hyperparameters: dict[str, Any] | None = None,
+    **building: Any,
+) -> Any:
     return stage_keys(
         TrainingSpec(
             job_id="job",
             base_model=BaseModelRef(name="m", path="/m", digest=digest),
             method=method,
-            hyperparameters={},
+            hyperparameters=hyperparameters or {},
             building=BuildingSettings(**building),
             seed=seed,
         ),
@@ -34,19 +43,22 @@ def changed(**changes: Any) -> set[str]:
 
 
 def test_raw_rows_go_through_all_stages() -> None:
-    assert list(keys()) == ["rollout", "grading", "judging"]
+    assert list(keys()) == list(ALL)
+    assert list(keys(rationalization={"n": 0})) == ["rollout", "grading", "judging"]
     assert keys() == keys()
 
 
 @pytest.mark.parametrize(
     ("changes", "stages"),
     [
-        ({"digest": "other"}, {"rollout", "grading", "judging"}),
-        ({"seed": 1}, {"rollout", "grading", "judging"}),
-        ({"rollout": {"n": 2}}, {"rollout", "grading", "judging"}),
-        ({"rows": [RAW[0], Row(2, NLFTExample(question("1 + 2?"), reference="4"))]}, {"grading", "judging"}),
-        ({"grader": {"type": "final_answer", "extract": "last_number"}}, {"grading", "judging"}),
-        ({"pass_threshold": 0.9}, {"judging"}),
+        ({"digest": "other"}, set(ALL)),
+        ({"seed": 1}, set(ALL)),
+        ({"rollout": {"n": 2}}, set(ALL)),
+        ({"rows": [RAW[0], Row(2, NLFTExample(question("1 + 2?"), reference="4"))]}, set(ALL[1:])),
+        ({"grader": {"type": "final_answer", "extract": "last_number"}}, set(ALL[1:])),
+        ({"pass_threshold": 0.9}, set(ALL[2:])),
+        ({"rationalization": {"n": 3}}, set(ALL[2:])),
+        ({"hyperparameters": {"prompts": "paper"}}, set(ALL[2:])),
         ({"mixture": {"max_wrong_per_question": 1}}, {"judging"}),
         ({"judge": {"type": "self"}}, {"judging"}),
         ({"judge": None}, {"judging"}),
@@ -64,7 +76,7 @@ def test_a_change_reaches_the_stages_that_depend_on_it(changes: dict[str, Any], 
         ({"response": "3", "correct": False}, "nlft", ["judging"]),
         ({"response": "3"}, "nlft", ["grading", "judging"]),
         ({"response": "3"}, "supervised", []),
-        ({}, "supervised", ["rollout", "grading"]),
+        ({}, "supervised", list(ALL[:4])),
     ],
 )
 def test_only_what_a_row_lacks_is_made(row: dict[str, Any], method: str, stages: list[str]) -> None:

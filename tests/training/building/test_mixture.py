@@ -1,5 +1,7 @@
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from worker.training.building.candidates import Candidate
@@ -40,6 +42,38 @@ MANY = [one for line in range(20) for one in question(line, "+---")]
 def test_limits_keep_the_first_of_each_kind(settings: dict[str, Any], kept: str) -> None:
     candidates = question(1, "++---") + question(2, "+-")
     assert kinds(mix(candidates, MixtureSettings(**settings), seed=0)) == kept
+
+
+def sampled(candidates: list[Candidate], *, reference: str) -> list[Candidate]:
+    """Return the candidates as a rollout makes them, with responses that reason."""
+    response = "She packs 3 * 4 = 12 apples and finds 2 more, which makes 12 + 2 = 14 in all.\n#### 14"
+    return [
+        replace(
+            one,
+            example=msgspec.structs.replace(one.example, response=f"{one.index}: {response}", reference=reference),
+            is_made=True,
+        )
+        for one in candidates
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reference", "settings", "kept"),
+    [
+        ("#### 14", {}, "++"),
+        ("#### 14", {"max_wrong_per_question": "auto"}, "++"),
+        ("#### 14", {"max_wrong_per_question": None}, "+--+-"),
+        ("#### 14", {"max_wrong_per_question": 1}, "+-+-"),
+        ("There are 3 * 4 = 12 packed and 12 + 2 = 14 in all. #### 14", {}, "+--+-"),
+    ],
+)
+def test_sampled_wrong_responses_are_left_out_where_references_hold_results_only(
+    reference: str, settings: dict[str, Any], kept: str
+) -> None:
+    candidates = sampled(question(1, "+--") + question(2, "+-"), reference=reference)
+    assert kinds(mix(candidates, MixtureSettings(**settings), seed=0)) == kept
+    given = [replace(one, is_made=False) for one in candidates]
+    assert kinds(mix(given, MixtureSettings(), seed=0)) == "+--+-"
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.6, 0.9])

@@ -1,5 +1,6 @@
 """The probe tells dependence from rounding: a leak too small to change a bit is found, noise on every value is not."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 
 from tests.training.builders import documents
 from tests.training.models import CONFIGS, adapt, inner, own_logprobs, random_model
-from worker.training.engine.attention import PACKED_ATTENTION
-from worker.training.engine.probe import choose_forward
+from worker.training.engine.attention import PACKED_ATTENTION, _cut
+from worker.training.engine.packing import Layout
+from worker.training.engine.probe import _PREFIX_LENGTH, choose_forward
 
 
 class Leak(nn.Module):
@@ -113,6 +115,31 @@ def test_attention_that_goes_wrong_with_shared_keys_alone_falls_back_to_packing(
     (limitation,) = probed.limitations
     assert "cannot share their computation" in limitation
     assert "the model's own logits" in limitation
+
+
+def test_a_leak_where_nothing_is_shared_is_found_although_shared_packs_have_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def leaking(query: Tensor, key: Tensor, value: Tensor, *, layout: Layout) -> Iterator[tuple[Tensor, ...]]:
+        trace = 0.0 if layout.shared else 1e-20 * value.mean(dim=2, keepdim=True)
+        yield from _cut(query, key, value + trace, layout=layout)
+
+    monkeypatch.setattr("worker.training.engine.attention._cut", leaking)
+    probed = choose_forward(random_model("llama"))
+    assert probed.head is not None
+    assert not probed.packs
+    assert not probed.shares
+    (limitation,) = probed.limitations
+    assert "depends on its neighbour's tokens" in limitation
+
+
+def test_what_is_right_at_once_is_not_tried_in_parts() -> None:
+    model = random_model("llama")
+    runs = []
+    first_mlp(model).register_forward_hook(lambda _module, inputs, _output: runs.append(inputs[0].shape[1]))
+    assert choose_forward(model).limitations == ()
+    own = runs[:2]  # each document by the model's own logits
+    assert runs[2:] == [sum(own), sum(own) - _PREFIX_LENGTH]
 
 
 def test_sharing_can_be_left_out() -> None:

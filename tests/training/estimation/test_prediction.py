@@ -22,6 +22,7 @@ from worker.training.spec import (
     BaseModelRef,
     BuildingSettings,
     MixtureSettings,
+    RationalizationSettings,
     RolloutSettings,
     TrainingSpec,
 )
@@ -102,6 +103,16 @@ def test_rows_to_be_built_are_mixed_as_the_run_will(mixture: dict[str, Any], row
     assert found["generated_tokens"]["value"] == 20 * 4 * 10
 
 
+@pytest.mark.parametrize(("accuracy", "rows", "responses"), [(0.1, 5, 5 * (4 + 3)), (0.5, 20, 5 * 4)])
+def test_a_question_that_no_response_is_likely_to_solve_is_answered_with_the_reference_shown(
+    accuracy: float, rows: int, responses: int
+) -> None:
+    pace = learn_pace([{"response_tokens": 7.0, "base_accuracy": accuracy}] * 3, 1000)
+    building = BuildingSettings(rationalization=RationalizationSettings(n=3))
+    found = predict(make_spec(building=building), FACTS, pace, sample(*asked(5)), None)
+    assert (found["rows"]["value"], found["generated_tokens"]["value"]) == (rows, responses * 7)
+
+
 def test_what_was_learned_replaces_guesses() -> None:
     outcomes = [
         {"characters_per_token": 2.0, "response_tokens": 7.0, "base_accuracy": 1.0, "seconds_per_work": 0.5}
@@ -114,6 +125,19 @@ def test_what_was_learned_replaces_guesses() -> None:
     found = predict(make_spec(building=building), FACTS, pace, sample(*asked(5)), None)
     assert found["generated_tokens"]["value"] == 5 * 4 * 7
     assert found["rows"]["value"] == 20
+
+
+def test_times_and_memory_of_a_shared_process_teach_nothing() -> None:
+    shared = {"characters_per_token": 2.0, "seconds_per_work": 9.0, "peak_memory_bytes": 9e9, "jobs_on_base": 3}
+    pace = learn_pace([shared], 1000)
+    assert pace.characters_per_token.value == 2.0
+    assert (pace.seconds_per_work, pace.peak_memory_bytes) == (
+        learn_pace([], 1000).seconds_per_work,
+        learn_pace([], 1000).peak_memory_bytes,
+    )
+    own = {"seconds_per_work": 0.5, "peak_memory_bytes": 1e9}
+    pace = learn_pace([shared, own], 1000)
+    assert (pace.seconds_per_work.value, pace.peak_memory_bytes.value) == (0.5, 1e9)
 
 
 def test_a_run_teaches_the_next_prediction(tmp_path: Path, tiny_model: TinyModel) -> None:

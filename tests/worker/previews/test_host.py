@@ -12,8 +12,8 @@ import pytest
 from app.core.settings import Settings
 from tests.worker.previews.scripts import PREVIEW_COMMAND, scripted_request
 from tests.worker.scripted_jobs import wait_until
+from worker.locked_folder import take_folder
 from worker.previews import host as host_module
-from worker.previews.folder import take_folder
 from worker.previews.host import BROKEN, TIMEOUT, PreviewHost, Task
 from worker.training.previews.protocol import CANCELLED
 
@@ -161,9 +161,9 @@ def test_closing_leaves_neither_process_nor_folder(host: PreviewHost, settings: 
 
 
 def test_folders_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path: Path) -> None:
-    living, dead = take_folder(tmp_path), take_folder(tmp_path)
+    living, dead = (take_folder(tmp_path, "preview", ()) for _ in range(2))
     os.close(dead.descriptor)
-    newest = take_folder(tmp_path)
+    newest = take_folder(tmp_path, "preview", ())
     assert set(tmp_path.iterdir()) == {living.path, newest.path}
     for folder in (living, newest):
         folder.remove()

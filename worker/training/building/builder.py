@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from worker.training.building.candidates import REFERENCE_INDEX, Candidate
+from worker.training.building.candidates import REFERENCE_INDEX, Candidate, without_duplicates
 from worker.training.building.grade import plan_grading
 from worker.training.building.judge import Bench, plan_judging
 from worker.training.building.keys import stage_keys
-from worker.training.building.mixture import is_wrong, mix
+from worker.training.building.mixture import is_wrong, mix, most_wrong_per_question
 from worker.training.building.needs import find_needs, is_ungraded, is_unjudged
 from worker.training.building.parts import GradeRecord, JudgmentRecord, Rollout
+from worker.training.building.rationalization import find_unsolved, plan_rationalization, reaches_result
 from worker.training.building.report import (
+    WRONG_LEFT_OUT,
     BuildReport,
     describe_grading,
     describe_judging,
+    describe_rationalization,
     describe_rollout,
     describe_rows,
 )
@@ -29,6 +32,8 @@ from worker.training.data.examples import NLFTExample
 from worker.training.data.screening import check_prompts
 from worker.training.errors import StageError
 from worker.training.events import MessageEvent
+from worker.training.methods.auto import AUTO
+from worker.training.spec import result_reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -92,12 +97,15 @@ class Builder:
             candidates, report = self._sample(candidates, needs, keys, runner)
         if needs.grading:
             candidates, report = self._grade(candidates, keys, runner, report)
+        if needs.rationalization:
+            candidates, report = self._rationalize(candidates, needs, keys, runner, report)
         mixed, report = self._mix(candidates, report)
         judged = report
         if needs.judging:
             mixed, judged = self._judge(mixed, keys, runner, report)
         report = _with_totals(mixed, judged)
-        is_new = bool(needs.rollout) or judged.judged > 0 or list(map(_place, mixed)) != [(line, 0) for line, _ in rows]
+        as_given = [one.place for one in mixed] == [(line, 0) for line, _ in rows]
+        is_new = bool(needs.rollout) or judged.judged > 0 or not as_given
         if is_new:
             self._tell(describe_rows(report), report)
         return Built(mixed, report, is_new)
@@ -134,7 +142,7 @@ class Builder:
         records = runner.run("grading", keys["grading"], GradeRecord, parts)
         grades = {(record.line, record.index): record for record in records}
         threshold = self.spec.building.pass_threshold
-        graded = [_graded(one, grades.get((one.line, one.index)), threshold) for one in candidates]
+        graded = [one.graded(grades.get(one.place), threshold) for one in candidates]
         report = msgspec.structs.replace(
             report,
             graded=len(records),
@@ -143,13 +151,53 @@ class Builder:
         )
         self._tell(describe_grading(report), report, is_warning=report.ungraded > 0)
         failed = {(record.line, record.index) for record in records if record.error}
-        whole = [one for one in graded if one.is_whole and (one.line, one.index) not in failed]
-        kept = _without_duplicates(whole)
+        whole = [one for one in graded if one.is_whole and one.place not in failed]
+        kept = without_duplicates(whole)
         self._require(kept, report)
         return kept, msgspec.structs.replace(report, duplicates=len(whole) - len(kept))
 
+    def _rationalize(
+        self,
+        candidates: list[Candidate],
+        needs: Needs,
+        keys: Mapping[Stage, str],
+        runner: StageRunner,
+        report: BuildReport,
+    ) -> tuple[list[Candidate], BuildReport]:
+        """Return the candidates with right responses, written with the reference shown, to questions without one."""
+        building = self.spec.building
+        unsolved = find_unsolved(needs.rollout, candidates)
+        parts = plan_rationalization(unsolved, self.spec, self.loaded, self.renderer)
+        rollouts = runner.run("rationalization", keys["rationalization"], Rollout, parts)
+        asked_of = {line: Candidate(line, 0, example) for line, example in unsolved}
+        written = [asked_of[rollout.line].answered(rollout) for rollout in rollouts]
+        whole = [one for one in written if one.is_whole]
+        records = runner.run(
+            "regrading", keys["regrading"], GradeRecord, plan_grading(whole, building.grader, self.completions)
+        )
+        graded = [one.graded(grade, building.pass_threshold) for one, grade in zip(whole, records, strict=True)]
+        reader = result_reader(building.grader)
+        right = [one for one in graded if one.example.correct and reaches_result(one.example.answer_text or "", reader)]
+        kept = without_duplicates(right)
+        answered = {one.line for one in kept} if building.rationalization.replaces_wrong else set()
+        left = [one for one in candidates if one.line not in answered]
+        report = msgspec.structs.replace(
+            report,
+            unsolved=len(unsolved),
+            rationalized=len(rollouts),
+            rationalized_tokens=sum(rollout.tokens for rollout in rollouts),
+            rationalized_right=len(right),
+            rationalizations_added=len(kept),
+            wrong_replaced=len(candidates) - len(left),
+        )
+        self._tell(describe_rationalization(report), report)
+        return sorted([*left, *kept], key=lambda one: one.place), report
+
     def _mix(self, candidates: list[Candidate], report: BuildReport) -> tuple[list[Candidate], BuildReport]:
-        mixed = mix(candidates, self.spec.building.mixture, self.spec.seed)
+        mixture = self.spec.building.mixture
+        mixed = mix(candidates, mixture, self.spec.seed)
+        if mixture.max_wrong_per_question == AUTO and most_wrong_per_question(mixture, candidates) == 0:
+            self._tell(WRONG_LEFT_OUT, report)
         added = sum(one.index == REFERENCE_INDEX for one in mixed)
         if candidates and not mixed:
             kinds = Counter("wrong" if is_wrong(one) else "right" for one in candidates)
@@ -181,7 +229,7 @@ class Builder:
                 dropped[fault] += 1
         report = msgspec.structs.replace(report, judged=len(records), judgments_dropped=dict(dropped))
         self._tell(describe_judging(report), report, is_warning=bool(dropped))
-        return [_judged(one, judgments.get((one.line, one.index))) for one in candidates], report
+        return [one.judged(judgments.get(one.place)) for one in candidates], report
 
     def _require(self, kept: Sequence[Candidate], report: BuildReport) -> None:
         """Refuse to go on with nothing."""
@@ -201,32 +249,11 @@ class Builder:
         self.observer.emit(MessageEvent("warn" if is_warning else "info", message, msgspec.to_builtins(report)))
 
 
-def _place(candidate: Candidate) -> tuple[int, int]:
-    return candidate.line, candidate.index
-
-
 def _answered(candidate: Candidate, rollouts: Iterable[Rollout]) -> list[Candidate]:
     """Return a candidate per response sampled for ``candidate``; itself where none was."""
     if candidate.example.answer is not None:
         return [candidate]
-    in_order = sorted(rollouts, key=lambda rollout: rollout.index)
-    return [
-        replace(
-            candidate,
-            index=rollout.index,
-            example=msgspec.structs.replace(candidate.example, response=rollout.response),
-            is_made=True,
-            is_whole=rollout.finished and bool(rollout.response),
-        )
-        for rollout in in_order
-    ]
-
-
-def _graded(candidate: Candidate, grade: GradeRecord | None, threshold: float) -> Candidate:
-    if grade is None or grade.error is not None:
-        return candidate
-    graded = msgspec.structs.replace(candidate.example, correct=grade.score >= threshold)
-    return replace(candidate, example=graded)
+    return [candidate.answered(rollout) for rollout in sorted(rollouts, key=lambda rollout: rollout.index)]
 
 
 def _count_sampled(candidates: Iterable[Candidate]) -> dict[str, int]:
@@ -242,27 +269,9 @@ def _count_sampled(candidates: Iterable[Candidate]) -> dict[str, int]:
     }
 
 
-def _without_duplicates(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Return the candidates without sampled responses that an earlier one to the same question equals."""
-    seen: set[tuple[str, str | None]] = set()
-    kept = []
-    for one in candidates:
-        key = (one.question, one.example.answer_text)
-        if not (one.is_made and key in seen):
-            kept.append(one)
-        seen.add(key)
-    return kept
-
-
 def _fault(example: NLFTExample, judgment: str) -> str | None:
     asked = " ".join(message.text for message in example.prompt)
     return find_fault(judgment, question=asked, response=example.answer_text or "", reference=example.reference or "")
-
-
-def _judged(candidate: Candidate, judgment: str | None) -> Candidate:
-    if judgment is None:
-        return candidate
-    return replace(candidate, example=msgspec.structs.replace(candidate.example, judgment=judgment), is_made=True)
 
 
 def _with_totals(candidates: Sequence[Candidate], report: BuildReport) -> BuildReport:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,6 +10,9 @@ import msgspec
 from worker.training.building.keys import text_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from worker.training.building.parts import GradeRecord, Rollout
     from worker.training.data.examples import NLFTExample
 
 REFERENCE_INDEX = -1
@@ -43,3 +46,42 @@ class Candidate:
         """A digest of what is asked, equal for all responses to a question wherever their rows stand."""
         asked = msgspec.json.encode((self.example.prompt, self.example.tools, self.example.reference))
         return text_digest(asked.decode())
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Line and index."""
+        return self.line, self.index
+
+    def answered(self, rollout: Rollout) -> Candidate:
+        """Return this row with a response that was sampled for it."""
+        return replace(
+            self,
+            index=rollout.index,
+            example=msgspec.structs.replace(self.example, response=rollout.response),
+            is_made=True,
+            is_whole=rollout.finished and bool(rollout.response),
+        )
+
+    def graded(self, grade: GradeRecord | None, threshold: float) -> Candidate:
+        """Return this row with ``correct`` filled in, unless its response got no grade."""
+        if grade is None or grade.error is not None:
+            return self
+        return replace(self, example=msgspec.structs.replace(self.example, correct=grade.score >= threshold))
+
+    def judged(self, judgment: str | None) -> Candidate:
+        """Return this row with a judgment that was written on it, if one was."""
+        if judgment is None:
+            return self
+        return replace(self, example=msgspec.structs.replace(self.example, judgment=judgment), is_made=True)
+
+
+def without_duplicates(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return the candidates without sampled responses that an earlier one to the same question equals."""
+    seen: set[tuple[str, str | None]] = set()
+    kept = []
+    for one in candidates:
+        key = (one.question, one.example.answer_text)
+        if not (one.is_made and key in seen):
+            kept.append(one)
+        seen.add(key)
+    return kept

@@ -17,7 +17,7 @@ from worker.training.completions import new_request
 from worker.training.data.examples import Message
 from worker.training.errors import StageError
 from worker.training.graders import sample_of
-from worker.training.spec import EndpointJudge, FinalAnswerGrader, SelfJudge, grader_parts
+from worker.training.spec import EndpointJudge, SelfJudge, result_reader
 from worker.training.syntax.templates import TemplateError, render
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _judge(
 
 
 def _fill_template(candidates: Sequence[Candidate], grader: Grader) -> list[Judgment]:
-    reader = next((part for part in grader_parts(grader) if isinstance(part, FinalAnswerGrader)), FinalAnswerGrader())
+    reader = result_reader(grader)
     return [
         (judge_by_template(candidate.example.answer_text or "", candidate.example.reference or "", reader), None)
         for candidate in candidates

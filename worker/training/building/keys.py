@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from worker.training.building.needs import find_needs, is_ungraded
 from worker.training.data.examples import NLFTExample
@@ -13,9 +13,11 @@ from worker.training.data.reader import Row
 from worker.training.events import Stage
 from worker.training.methods import METHODS
 from worker.training.methods.auto import AUTO
+from worker.training.methods.prompts import PromptName, Prompts, PromptSet
 from worker.training.spec import SelfJudge, SpecModel, TrainingSpec
 
 _FORMAT = 1
+_PROMPTS: TypeAdapter[PromptName | PromptSet] = TypeAdapter(Prompts)
 
 
 def _plain(value: Any) -> Any:
@@ -43,11 +45,24 @@ def stage_keys(spec: TrainingSpec, rows: Sequence[Row]) -> Mapping[Stage, str]:
         sampled = {row.line for row in needs.rollout}
         graded = [row for row in rows if row.line in sampled or is_ungraded(row.example)]
         keys["grading"] = _digest(keys.get("rollout"), building.grader, graded)
+    if needs.rationalization:
+        shown = reference_prompts(spec)
+        keys["rationalization"] = _digest(keys["grading"], building.pass_threshold, building.rationalization, shown)
+        keys["regrading"] = _digest(keys["rationalization"], building.grader)
     if needs.judging:
         model = (spec.base_model.digest, spec.seed) if isinstance(building.judge, SelfJudge) else None
         chosen = (building.pass_threshold, building.mixture, spec.seed)
-        keys["judging"] = _digest(keys.get("grading"), building.grader, building.judge, model, chosen, rows)
+        verdicts = (keys.get("grading"), keys.get("regrading"))
+        keys["judging"] = _digest(verdicts, building.grader, building.judge, model, chosen, rows)
     return keys
+
+
+def reference_prompts(spec: TrainingSpec) -> PromptName | PromptSet:
+    """Return what the run's method shows references with; the default prompts where it shows none."""
+    try:
+        return _PROMPTS.validate_python(spec.hyperparameters.get("prompts", "default"))
+    except ValidationError:
+        return "default"  # the method will say what is wrong
 
 
 def scores_key(base_digest: str) -> str:

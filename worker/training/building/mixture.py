@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from worker.training.building.candidates import REFERENCE_INDEX, Candidate
+from worker.training.data.reasoning import mostly_lack_steps
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from worker.training.spec import MixtureSettings
+
+
+def most_wrong_per_question(settings: MixtureSettings, candidates: Sequence[Candidate]) -> int | None:
+    """Return the limit in ``settings``, or what "auto" stands for among ``candidates``; None: all are kept."""
+    limit = settings.max_wrong_per_question
+    if limit != "auto":
+        return limit
+    are_sampled = any(one.is_made for one in candidates)
+    return 0 if are_sampled and mostly_lack_steps([one.example for one in candidates]) else None
 
 
 def mix(candidates: Sequence[Candidate], settings: MixtureSettings, seed: int) -> list[Candidate]:
@@ -40,7 +50,7 @@ def is_wrong(candidate: Candidate) -> bool:
 
 
 def _limit_per_question(candidates: Sequence[Candidate], settings: MixtureSettings) -> list[Candidate]:
-    limits = {False: settings.max_right_per_question, True: settings.max_wrong_per_question}
+    limits = {False: settings.max_right_per_question, True: most_wrong_per_question(settings, candidates)}
     seen: Counter[tuple[str, bool]] = Counter()
     kept = []
     for candidate in candidates:

@@ -18,12 +18,14 @@ class Needs:
     Attributes:
         rollout: Rows whose responses are sampled.
         grading: Whether responses that do not say whether they are right are graded.
+        rationalization: Whether questions that no response solves are answered with the reference shown.
         judging: Whether wrong responses that nothing criticises are judged.
         mixing: Whether rows are chosen or added.
     """
 
     rollout: tuple[Row, ...]
     grading: bool
+    rationalization: bool
     judging: bool
     mixing: bool
 
@@ -43,7 +45,8 @@ def find_needs(spec: TrainingSpec, rows: Sequence[Row]) -> Needs:
     graded = bool(rollout) or ((guided or mixing) and any(is_ungraded(row.example) for row in rows))
     judged = guided and spec.building.judge is not None
     judged = judged and (graded or any(is_unjudged(row.example) for row in rows))
-    return Needs(rollout, graded, judged, mixing)
+    rationalized = bool(rollout) and spec.building.rationalization.n > 0
+    return Needs(rollout, graded, rationalized, judged, mixing)
 
 
 def is_ungraded(example: Example) -> bool:

@@ -2,6 +2,11 @@
 
 import msgspec
 
+WRONG_LEFT_OUT = (
+    "The references hold results only, which cannot tell a wrong step from a right one: wrong responses are left out "
+    "(mixture.max_wrong_per_question auto)."
+)
+
 
 class BuildReport(msgspec.Struct, frozen=True):
     """Counts of a building.
@@ -15,6 +20,10 @@ class BuildReport(msgspec.Struct, frozen=True):
         questions_all_wrong: Questions none of whose responses is right.
         duplicates: Responses that repeat another to the same question.
         graded: Responses graded, sampled or given; ``ungraded`` ones got no score and are not trained.
+        unsolved: Questions without a right response that were answered with the reference shown (STaR).
+        rationalized: Responses written to them; ``rationalized_right`` are right and reach their result,
+            ``rationalizations_added`` without repetitions, in the place of ``wrong_replaced`` wrong ones.
+            ``rationalized_tokens`` are theirs in all.
         judged: Judgments asked for; ``judgments_dropped`` counts those not used, by reason (``empty``,
             ``says_correct``, ``nothing_usable``, ``failed``). Their rows are trained without a judgment.
         mixed_out: Rows that the mixture left out; ``references_added`` is what it brought in.
@@ -34,6 +43,12 @@ class BuildReport(msgspec.Struct, frozen=True):
     duplicates: int = 0
     graded: int = 0
     ungraded: int = 0
+    unsolved: int = 0
+    rationalized: int = 0
+    rationalized_tokens: int = 0
+    rationalized_right: int = 0
+    rationalizations_added: int = 0
+    wrong_replaced: int = 0
     judged: int = 0
     judgments_dropped: dict[str, int] = msgspec.field(default_factory=dict)
     mixed_out: int = 0
@@ -47,6 +62,11 @@ class BuildReport(msgspec.Struct, frozen=True):
     def rows(self) -> int:
         """Rows that the stages have left, before any was found unfit."""
         return self.right + self.wrong
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens of all responses, sampled plainly or with the reference shown."""
+        return self.response_tokens + self.rationalized_tokens
 
     @property
     def base_accuracy(self) -> float | None:
@@ -69,6 +89,18 @@ def describe_grading(report: BuildReport) -> str:
     asked = f" The base model answers {report.base_accuracy:.1%} right." if report.base_accuracy is not None else ""
     failed = f" {report.ungraded} could not be graded and are left out." if report.ungraded else ""
     return f"{report.graded} responses graded.{asked}{failed}"
+
+
+def describe_rationalization(report: BuildReport) -> str:
+    """Return a sentence about the responses that were written with the reference shown."""
+    if not report.unsolved:
+        return "Every question has a right response: none is answered with the reference shown."
+    replaced = f" in the place of {report.wrong_replaced} wrong ones" if report.wrong_replaced else ""
+    return (
+        f"{report.rationalized} responses to the {report.unsolved} questions without a right one, written with the "
+        f"reference shown: {report.rationalized_right} right, {report.rationalizations_added} different ones "
+        f"added{replaced}."
+    )
 
 
 def describe_judging(report: BuildReport) -> str:

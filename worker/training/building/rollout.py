@@ -36,6 +36,7 @@ def plan_rollouts(
     *,
     settings: RolloutSettings,
     seed: int,
+    first_index: int = 0,
 ) -> list[Part[Rollout]]:
     """Return the parts of the rollout: questions of similar length together, each part with draws of its own.
 
@@ -46,12 +47,14 @@ def plan_rollouts(
         renderer: Of its tokenizer.
         settings: How to sample.
         seed: Of the draws.
+        first_index: Of the first response to a question.
     """
     longest_first = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     # Whole batches, so that no part ends in a small one.
     batch = max(1, settings.batch_size // settings.n)
     size = batch * max(1, PART_RESPONSES // (batch * settings.n))
     sampler = _Sampler(loaded, renderer)
+    indices = range(first_index, first_index + settings.n)
     parts = []
     for number, start in enumerate(range(0, len(prompts), size)):
         chosen = longest_first[start : start + size]
@@ -64,7 +67,7 @@ def plan_rollouts(
             seed=_part_seed(seed, number),
             context_length=loaded.context_length,
         )
-        expected = tuple((lines[index], sample) for index in chosen for sample in range(settings.n))
+        expected = tuple((lines[index], sample) for index in chosen for sample in indices)
         make = partial(_sample, expected, [prompts[index] for index in chosen], sampler, decoding)
         parts.append(Part(expected, make))
     return parts

@@ -5,6 +5,8 @@
 | NLFT | ``messages``, ``tools``, ``response``, ``reference``, ``judgment``, ``correct`` |
 | chat | ``messages`` with assistant turns, ``tools``, ``parallel_tool_calls`` |
 | completion | ``prompt``, ``completion`` |
+
+Rows hold no cycles, so the garbage collector need not know them (``gc=False``).
 """
 
 import json
@@ -17,20 +19,20 @@ import msgspec
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
-class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text", tag_field="type"):
+class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False, tag="text", tag_field="type"):
     """A piece of text in a message's content list."""
 
     text: str
 
 
-class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """The function an assistant calls; ``arguments`` is JSON text."""
 
     name: str
     arguments: str
 
 
-class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A tool call of an assistant turn."""
 
     id: str
@@ -38,7 +40,7 @@ class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["function"] = "function"
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One chat turn. ``weight`` 0 keeps an assistant turn out of the loss."""
 
     role: Role
@@ -57,7 +59,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.content or ""
 
 
-class NLFTExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NLFTExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A prompt, a response to it, the standard answer and, for a wrong response, a judgment (`docs/nlft.md`).
 
     The response is ``response``, or an assistant turn at the end of ``messages``, its tool calls included.
@@ -97,7 +99,7 @@ class NLFTExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return bool(self.messages) and self.messages[-1].role == "assistant"
 
 
-class ChatExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ChatExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """An OpenAI chat row: every assistant turn is trained unless its weight is 0."""
 
     messages: list[Message]
@@ -105,7 +107,7 @@ class ChatExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parallel_tool_calls: bool | None = None
 
 
-class CompletionExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CompletionExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A raw prompt and its completion, without a chat template."""
 
     prompt: str

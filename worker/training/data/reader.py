@@ -4,7 +4,6 @@ A plainly sound row takes the fast path: a typed decode, byte counts that rule o
 Anything else goes to ``diagnosis``, which has the last word.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,25 +15,16 @@ from worker.training.data.diagnosis import diagnose, find_format
 from worker.training.data.examples import (
     EXAMPLE_TYPES,
     ChatExample,
-    CompletionExample,
     Example,
-    Message,
     NLFTExample,
     RowFormat,
 )
 from worker.training.data.row_checks import Fault, find_faults, is_trained
+from worker.training.data.unique_keys import has_unique_keys
 from worker.training.errors import DatasetError, RowProblem
 
 _DECODERS = {name: msgspec.json.Decoder(row_type) for name, row_type in EXAMPLE_TYPES.items()}
-_ROW_KEYS = {
-    row_type: tuple(f'"{name}"'.encode() for name in row_type.__struct_fields__) for row_type in EXAMPLE_TYPES.values()
-}
-# What no message that is plain text has, nor a chat row without tools.
-_RARE_KEYS = re.compile(rb'"(?:name|tool_calls|tool_call_id|weight|refusal|tools)"')
 _encode_row = msgspec.json.Encoder().encode
-
-# An escaped NUL, or an escaped letter that could hide a repeated key (`m`, `_`).
-_SUSPICIOUS_ESCAPE = re.compile(rb"\\u00(?:00|5[fF]|6|7)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +208,7 @@ class RowReader:
         if self._format is None:
             self._format = find_format(line)
         example = _decode(line, self._format)
-        if example is not None and _has_unique_keys(line, example) and next(find_faults(example), None) is None:
+        if example is not None and has_unique_keys(line, example) and next(find_faults(example), None) is None:
             return example
         is_listed = len(self._problems.kept) < self._limits.problems
         faults = diagnose(line, self._format) if is_listed or example is not None else []
@@ -264,26 +254,6 @@ def _decode(line: bytes, row_format: RowFormat | None) -> Example | None:
         return _DECODERS[row_format].decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-
-
-def _has_unique_keys(line: bytes, row: Example) -> bool:
-    """Return whether the bytes prove that no object of ``line`` repeats a key; False means "look closer".
-
-    Quotes inside JSON strings are escaped, so ``"role"`` occurs in a line only as a whole string: a key or a value. As
-    many of them as there are messages leaves no room for a repetition. Rows with rarer fields are looked at closely.
-    """
-    if b"\\u00" in line and _SUSPICIOUS_ESCAPE.search(line):
-        return False
-    if any(line.count(key) > 1 for key in _ROW_KEYS[type(row)]):
-        return False
-    return isinstance(row, CompletionExample) or _has_plain_messages(line, row.messages)
-
-
-def _has_plain_messages(line: bytes, messages: list[Message]) -> bool:
-    if not all(type(message.content) is str for message in messages):
-        return False
-    counted = len(messages)
-    return line.count(b'"role"') == line.count(b'"content"') == counted and not _RARE_KEYS.search(line)
 
 
 def _nlft_labels(row: NLFTExample) -> Iterator[str]:

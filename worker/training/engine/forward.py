@@ -113,8 +113,21 @@ class Forward:
     def _score_with_own_logits(self, inputs: dict[str, Any], pack: Pack) -> DocumentScores:
         selects = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         kept = {"logits_to_keep": pack.predicting} if selects else {}
-        output = self.model(**inputs, **kept, output_hidden_states=True)
+        with _final_hidden_states_of(self.model) as hidden:
+            output = self.model(**inputs, **kept)
         logits = (output.logits[0] if selects else output.logits[0, pack.predicting]).float()
         logprobs = logits.log_softmax(dim=1).gather(1, pack.targets[:, None]).squeeze(1)
         hits = logits.argmax(dim=1) == pack.targets
-        return DocumentScores(logprobs, hits, output.hidden_states[-1][0, pack.predicting])
+        return DocumentScores(logprobs, hits, hidden[-1][0, pack.predicting])
+
+
+@contextmanager
+def _final_hidden_states_of(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Yield a list that receives the final hidden states [1, T, D] of each forward pass inside."""
+    found: list[Tensor] = []
+    # Not `output_hidden_states`: it keeps those of all layers, and transformers knows sharded models by other names.
+    handle = model.base_model.register_forward_hook(lambda _module, _inputs, output: found.append(output[0]))
+    try:
+        yield found
+    finally:
+        handle.remove()

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transformers.modeling_layers import GradientCheckpointingLayer
+from worker.training.engine.decoder_layers import find_decoder_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ _current_reading: ContextVar[_Reading | None] = ContextVar("current_reading", de
 
 def find_narrowable(model: nn.Module) -> list[nn.Module]:
     """Return the modules of the last decoder layer that can be narrowed; none where the layer is not known as such."""
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = find_decoder_layers(model)
     names = {name for name, _ in layers[-1].named_modules()} if layers else set()
     return [layers[-1].get_submodule(name) for name in _BY_POSITION if name in names]
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.distributed.distributed_c10d import Store
 
+    from worker.training.engine.lockstep import Lockstep
     from worker.training.spec import RuntimeSettings
 
 STORE_FD = "NLFT_STORE_FD"
@@ -69,6 +70,7 @@ class Ranks:
         self.size = size
         self._local_rank = local_rank
         self._store: Store | None = None
+        self._lockstep: Lockstep | None = None
         self._solos = 0
 
     @classmethod
@@ -109,6 +111,12 @@ class Ranks:
         # Not after an error: leaving in order takes all ranks, and the end of the process cuts the connections as well.
         dist.destroy_process_group()
 
+    def keep_step(self, lockstep: Lockstep) -> None:
+        """Take part in the passes of the model that ``lockstep`` is of whenever this rank waits for others."""
+        self._lockstep = lockstep
+        with _losses():
+            lockstep.connect()
+
     def share(self, work: Sequence[int]) -> list[int]:
         """Return the ascending indices of this rank's share of pieces that cost ``work``; see ``share_out``."""
         return share_out(work, self.size)[self.rank]
@@ -142,6 +150,7 @@ class Ranks:
         if self.size == 1:
             return work()
         outcome: _Outcome[T] = _attempt(work) if self.is_first else _Outcome()
+        self._rest()
         with _losses():
             self._await_first()
             box: list[Any] = [outcome]
@@ -173,6 +182,11 @@ class Ranks:
         if any(other != digest for other in self.gather(lambda: digest)):
             raise TrainingError(f"the processes of the run no longer agree on {what}; run the job again")
 
+    def _rest(self) -> None:
+        if self._lockstep is not None:
+            with _losses():
+                self._lockstep.rest()
+
     def _await_first(self) -> None:
         self._solos += 1
         if self._store is None:
@@ -185,6 +199,7 @@ class Ranks:
 
     def _exchange(self, outcome: _Outcome[T]) -> list[_Outcome[T]]:
         found: list[Any] = [None] * self.size
+        self._rest()
         with _losses():
             dist.all_gather_object(found, outcome)
         return found

@@ -1,4 +1,4 @@
-"""Finds the fastest forward pass that is right for a model, by trying it, and says why a faster one is not.
+"""Finds the fastest forward pass that is right for a model, by trying it first, and says why a faster one is not.
 
 Two questions are asked of every candidate. Does it agree with the model's own logits, within rounding? And does a
 document depend on its own tokens alone? The second one is answered by a derivative: the gradient of a document's
@@ -9,7 +9,7 @@ is, and rounding, which moves values and no dependencies, cannot.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,22 @@ class _Unfit(Exception):  # noqa: N818 - a finding, not an error
     """A candidate is not right for the model, for the reason in the message."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """Two ``documents`` and the log-probabilities of their scored tokens by the model's ``own`` logits [N]."""
+
+    own: Forward
+    documents: Sequence[TokenSequence]
+    expected: Tensor
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> _Probe:
+        own = Forward(model, packs=False, head=None)
+        documents = _probe_documents(model)
+        with torch.no_grad():
+            return cls(own, documents, own.score(documents).logprobs)
+
+
 def choose_forward(model: PreTrainedModel, *, shares: bool = True) -> Forward:
     """Return the fastest way to run ``model`` that agrees with its own logits on a probe, and why it is no faster.
 
@@ -49,33 +65,48 @@ def choose_forward(model: PreTrainedModel, *, shares: bool = True) -> Forward:
         model: In eval mode.
         shares: Also try to compute common prefixes once.
     """
-    chosen = Forward(model, packs=False, head=None)
-    documents = _probe_documents(model)
-    with torch.no_grad():
-        expected = chosen.score(documents).logprobs
-    limitations = []
-    head = find_head(model)
-    if head is not None:
-        narrow = replace(chosen, head=head, narrows=bool(find_narrowable(model)))
-        chosen, reason = _try(narrow, chosen, documents, expected)
-        if chosen.head is None and narrow.narrows:
-            chosen, reason = _try(replace(narrow, narrows=False), chosen, documents, expected)
-    if chosen.head is None:
-        detail = "it is trained or no plain linear layer" if head is None else reason
-        limitations.append(f"The base model's head is not scored the fast way ({detail}): expect more memory use.")
-    chosen, reason = _try(replace(chosen, packs=True), chosen, documents, expected)
-    if not chosen.packs:
-        limitations.append(
-            f"The base model's rows cannot be packed ({reason}), so they run one at a time: expect slower training."
-        )
-    elif shares:
-        chosen, reason = _try(replace(chosen, shares=True), chosen, documents, expected)
+    probe = _Probe.of(model)
+    chosen, limitations = _find_packed(probe) or _find_step_by_step(probe)
+    # Apart from the rest, for packs in which nothing is shared take another way through attention.
+    if chosen.packs and shares:
+        chosen, reason = _try(replace(chosen, shares=True), chosen, probe)
         if not chosen.shares:
             limitations.append(
                 f"Prompts that begin alike cannot share their computation on this base model ({reason}): "
                 "expect slower scoring."
             )
     return replace(chosen, limitations=tuple(limitations))
+
+
+def _find_packed(probe: _Probe) -> tuple[Forward, list[str]] | None:
+    """Return the fast way at one go, None where something about it is not right for the model."""
+    head = find_head(probe.own.model)
+    if head is None:
+        return None
+    fast = replace(probe.own, packs=True, head=head, narrows=bool(find_narrowable(probe.own.model)))
+    chosen, _ = _try(fast, probe.own, probe)
+    return (chosen, []) if chosen is fast else None
+
+
+def _find_step_by_step(probe: _Probe) -> tuple[Forward, list[str]]:
+    """Return what of the fast way is right for the model, and why the rest is not."""
+    chosen = probe.own
+    limitations = []
+    head = find_head(chosen.model)
+    if head is not None:
+        narrow = replace(chosen, head=head, narrows=bool(find_narrowable(chosen.model)))
+        chosen, reason = _try(narrow, chosen, probe)
+        if chosen.head is None and narrow.narrows:
+            chosen, reason = _try(replace(narrow, narrows=False), chosen, probe)
+    if chosen.head is None:
+        detail = "it is trained or no plain linear layer" if head is None else reason
+        limitations.append(f"The base model's head is not scored the fast way ({detail}): expect more memory use.")
+    chosen, reason = _try(replace(chosen, packs=True), chosen, probe)
+    if not chosen.packs:
+        limitations.append(
+            f"The base model's rows cannot be packed ({reason}), so they run one at a time: expect slower training."
+        )
+    return chosen, limitations
 
 
 def _probe_documents(model: PreTrainedModel) -> list[TokenSequence]:
@@ -89,18 +120,16 @@ def _probe_documents(model: PreTrainedModel) -> list[TokenSequence]:
     return [TokenSequence(own, np.arange(1, len(own), 2, dtype=np.int32)) for own in ids]
 
 
-def _try(
-    candidate: Forward, otherwise: Forward, documents: Sequence[TokenSequence], expected: Tensor
-) -> tuple[Forward, str]:
+def _try(candidate: Forward, otherwise: Forward, probe: _Probe) -> tuple[Forward, str]:
     """Return ``candidate`` where it is right; else ``otherwise``, and why."""
     try:
         with candidate.attention():
             if candidate.packs:
-                logprobs = _check_apart(candidate, documents)
+                logprobs = _check_apart(candidate, probe.documents)
             else:
                 with torch.no_grad():
-                    logprobs = candidate.score(documents).logprobs
-        _check_close(logprobs, expected, _TOLERANCES.get(candidate.model.dtype, _COARSE_TOLERANCE))
+                    logprobs = candidate.score(probe.documents).logprobs
+        _check_close(logprobs, probe.expected, _TOLERANCES.get(candidate.model.dtype, _COARSE_TOLERANCE))
     except _Unfit as unfit:
         return otherwise, str(unfit)
     except _PROBE_ERRORS as error:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from worker.training.engine.decoder_layers import find_decoder_layers, find_lowest_trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,9 +31,8 @@ class CheckpointedLayers:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-        trained = [any(parameter.requires_grad for parameter in layer.parameters()) for layer in layers]
-        self._layers = layers[trained.index(True) :] if any(trained) else []
+        layers = find_decoder_layers(model)
+        self._layers = layers[find_lowest_trained(layers) :]
         self.count = 0
 
     @property

@@ -11,6 +11,9 @@ from worker.training.estimation.workload import TextScale
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+JOBS_ON_BASE = "jobs_on_base"
+"""Figure of an outcome: how many jobs its process began with. Times and memory are then not the job's own."""
+_OF_THE_PROCESS = frozenset({"seconds_per_work", "seconds_per_generated", "other_seconds", "peak_memory_bytes"})
 _CPU_FLOPS = 6e10
 _GENERATION_FACTOR = 6.0
 _BYTES_PER_WEIGHT = 4
@@ -82,7 +85,8 @@ def learn_pace(outcomes: Sequence[Mapping[str, float]], model_parameters: int) -
 
 
 def _learn(outcomes: Sequence[Mapping[str, float]], name: str) -> Learned | None:
-    known = [value for outcome in outcomes if (value := outcome.get(name)) is not None]
+    usable = [outcome for outcome in outcomes if name not in _OF_THE_PROCESS or outcome.get(JOBS_ON_BASE, 1) == 1]
+    known = [value for outcome in usable if (value := outcome.get(name)) is not None]
     if not known:
         return None
     value = max(known) if name == "peak_memory_bytes" else median(known)

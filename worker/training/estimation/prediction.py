@@ -113,30 +113,38 @@ def _plan(spec: TrainingSpec, facts: RunFacts, pace: Pace, training: Sample) -> 
     known = RunFacts(rows, facts.model_parameters, facts.context_length)
     hyperparameters = method.hyperparameters_type.resolve(spec.hyperparameters, known)
     countable = [example for example in examples if has_all(example, method.required_fields)]
-    sampled = sum(one.is_made for one in candidates)
+    asked = len({one.line for one in candidates if one.is_made})
+    guided = sum(one.index == spec.building.rollout.n for one in candidates)
+    sampled = asked * spec.building.rollout.n + guided * spec.building.rationalization.n
     return _Plan(method, hyperparameters, max(1, rows), countable, round(sampled * training.scale))
 
 
 def _answered(row: Row, spec: TrainingSpec, pace: Pace) -> list[Candidate]:
-    """Return a row's candidates; a row without a response gets as many of the expected length as are sampled."""
+    """Return a row's candidates; a row without a response gets as many of the expected length as are sampled.
+
+    Where none of these is expected to be right, one stands for those written with the reference shown.
+    """
     example = row.example
     assert isinstance(example, NLFTExample)
     if example.answer is not None:
         return [Candidate(row.line, 0, example)]
-    text = "x" * round(_response_tokens(spec, pace) * pace.characters_per_token.value)
+    characters = round(_response_tokens(spec, pace) * pace.characters_per_token.value)
+    text = ("word " * characters)[:characters]
     count = spec.building.rollout.n
     right = round(count * (0.5 if pace.base_accuracy is None else pace.base_accuracy.value))
     judgment = None if spec.building.judge is None else "x" * _JUDGMENT_CHARACTERS
+    verdicts = dict(enumerate([True] * right + [False] * (count - right)))
+    rationalization = spec.building.rationalization
+    if not right and rationalization.n and example.reference:
+        verdicts = {count: True} if rationalization.replaces_wrong else verdicts | {count: True}
     return [
         Candidate(
             row.line,
             index,
-            msgspec.structs.replace(
-                example, response=text, correct=index < right, judgment=None if index < right else judgment
-            ),
+            msgspec.structs.replace(example, response=text, correct=is_right, judgment=None if is_right else judgment),
             is_made=True,
         )
-        for index in range(count)
+        for index, is_right in verdicts.items()
     ]
 
 

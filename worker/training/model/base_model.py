@@ -41,6 +41,17 @@ def load_base_model(ref: BaseModelRef, runtime: RuntimeSettings) -> LoadedModel:
         BaseModelError: The folder is missing or altered, or holds no decoder-only model in safetensors.
         SpecError: The device does not exist here.
     """
+    loaded = read_base_model(ref, runtime)
+    loaded.model.to(loaded.device)  # type: ignore[arg-type]  # transformers' wrapper loses `self`
+    require_causal_attention(loaded.model, ref.name)
+    return loaded
+
+
+def read_base_model(ref: BaseModelRef, runtime: RuntimeSettings) -> LoadedModel:
+    """Return the same in host memory, not tried yet; raises as ``load_base_model`` does.
+
+    Whoever places it on its ``device`` calls ``require_causal_attention`` before anything else.
+    """
     path = Path(ref.path)
     raw_config = read_config(path)
     if model_digest(path) != ref.digest:
@@ -61,8 +72,6 @@ def load_base_model(ref: BaseModelRef, runtime: RuntimeSettings) -> LoadedModel:
         raise BaseModelError(f"base model {ref.name} cannot be loaded ({type(error).__name__})", "model") from error
     model.requires_grad_(False)
     model.train(False)
-    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper loses `self`
-    _require_causal_attention(model, ref.name)
     return LoadedModel(model, tokenizer, context_length(raw_config), model.num_parameters(), device, dtype)
 
 
@@ -103,16 +112,18 @@ def _require_decoder_only(config: PreTrainedConfig, name: str) -> None:
         )
 
 
-def _require_causal_attention(model: PreTrainedModel, name: str) -> None:
-    """Refuse a model whose predictions depend on later tokens, whatever its class is called."""
-    ids = torch.arange(1, _PROBE_TOKENS + 1, device=model.device).unsqueeze(0)  # [1, T]
-    changed = ids.clone()
-    changed[0, -1] = 0
+def require_causal_attention(model: PreTrainedModel, name: str) -> None:
+    """Refuse a model whose predictions depend on later tokens, whatever its class is called.
+
+    Raises:
+        BaseModelError: They do.
+    """
+    ids = torch.arange(1, _PROBE_TOKENS + 1, device=model.device)
+    probes = ids.repeat(2, 1)  # [2, T]
+    probes[1, -1] = 0
     with torch.inference_mode():
-        before, after = (
-            model(input_ids=probe, attention_mask=torch.ones_like(probe), use_cache=False).logits[0, :-1].float()
-            for probe in (ids, changed)
-        )
+        logits = model(input_ids=probes, attention_mask=torch.ones_like(probes), use_cache=False).logits
+    before, after = logits[:, :-1].float()
     if (before - after).abs().max() > _ROUNDING * before.abs().max():
         raise BaseModelError(
             f"base model {name} attends to later tokens; only decoder-only models can be tuned", "model"

@@ -30,11 +30,15 @@ class Segment:
 
     Attributes:
         rows: Of the pack [T, D].
+        read: Of its rows that are read [M, D], which are all that a narrowed layer gets; M < T then.
+        total: T.
         layers: The run's adapted layers by their name in the model; layers that it does not adapt are absent.
         randomly: Context in which the run's own random generators are the process's.
     """
 
     rows: slice
+    read: slice
+    total: int
     layers: Mapping[str, LoraLinear]
     randomly: Callable[[], AbstractContextManager[None]]
 
@@ -102,15 +106,16 @@ def _branch(segment: Segment, name: str, x: Tensor) -> _Branch | None:
     layer = segment.layers.get(name)
     if layer is None or layer.disable_adapters:
         return None
+    rows = segment.rows if x.shape[-2] == segment.total else segment.read
     adapter = layer.active_adapters[0]
     dropout, mask = layer.lora_dropout[adapter], None
     if dropout.training and isinstance(dropout, nn.Dropout):
         # In float32 like the adapter, so that the same numbers are drawn as when the run is alone.
-        whole = torch.ones(segment.rows.stop - segment.rows.start, x.shape[-1], device=x.device)
+        whole = torch.ones(rows.stop - rows.start, x.shape[-1], device=x.device)
         with segment.randomly():
             mask = drop(whole, dropout.p).to(x.dtype)
     down, up = cast("Tensor", layer.lora_A[adapter].weight), cast("Tensor", layer.lora_B[adapter].weight)
-    return _Branch(segment.rows, down, up, layer.scaling[adapter], mask)
+    return _Branch(rows, down, up, layer.scaling[adapter], mask)
 
 
 class _SegmentedProduct(torch.autograd.Function):

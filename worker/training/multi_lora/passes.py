@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -181,13 +181,18 @@ def run_pass(
 
 def _score_together(forward: Forward, requests: Sequence[ForwardRequest]) -> DocumentScores:
     device = forward.model.device
-    pack, rows = join_packs([pack_documents(one.documents, device, shares=forward.shares) for one in requests])
+    packs = [pack_documents(one.documents, device, shares=forward.shares) for one in requests]
+    pack, rows = join_packs(packs)
+    total, read = pack.input_ids.shape[1], _slices([len(one.read) for one in packs])
+    tenants = [request.tenant for request in requests]
     segments = [
-        Segment(own, request.tenant.layers, request.tenant.seat.randomly)
-        for own, request in zip(rows, requests, strict=True)
+        Segment(own, own_read, total, tenant.layers, tenant.seat.randomly)
+        for own, own_read, tenant in zip(rows, read, tenants, strict=True)
     ]
+    # A run with dropout shares only where it does not narrow alone, and must then draw for all of its rows here too.
+    narrows = all(tenant.forward.narrows for tenant in tenants)
     with segmented(segments):
-        return forward.score_pack(pack)
+        return replace(forward, narrows=narrows).score_pack(pack)
 
 
 def _slices(lengths: Sequence[int]) -> list[slice]:

@@ -63,8 +63,7 @@ class ResidentBase:
         if self._segmented is None:
             model = share_weights(self._known()[0].model)
             _put_segmented_layers(model)
-            # Where the last layer is narrowed its rows are others than those of the pack.
-            self._segmented = replace(forward, model=model, narrows=False)
+            self._segmented = replace(forward, model=model)
             self._attention = self._segmented.attention()
             self._attention.__enter__()  # for good: nobody generates with this one
         return self._segmented

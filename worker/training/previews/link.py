@@ -1,4 +1,4 @@
-"""The child's side of the pipes: requests in turn, what is no longer wanted, the parent's death."""
+"""The child's side of the channels: requests in turn, what is no longer wanted, the parent's death."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PreviewLink:
         return link
 
     def listen(self, control: BinaryIO) -> None:
-        """Follow the control pipe until its end, which means that the parent is gone; then kill the whole group."""
+        """Follow the control channel until its end, which means that the parent is gone; then kill the whole group."""
         for line in control:
             word, _, number = line.decode("ascii", "replace").strip().partition(" ")
             if word == "preview" and number.isdecimal():

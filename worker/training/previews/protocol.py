@@ -1,6 +1,6 @@
 r"""What a preview process and its parent tell each other. Free of torch.
 
-Pipes and environment are those of a trainer (``worker.training.events``). On the control pipe the parent writes
+Channels and environment are those of a trainer (``worker.training.events``). On the control channel the parent writes
 ``preview N\n``: answer ``requests/N.json`` of the workspace, a ``PreviewRequest``; or ``cancel N\n``: nobody wants that
 answer any more. Its end of file means that the parent is gone. On the events pipe the child says, for each request in
 turn, ``Answered`` or ``Refused``.

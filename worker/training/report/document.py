@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from worker.training.building.report import describe_grading, describe_judging, describe_rollout, describe_rows
+from worker.training.building.report import (
+    describe_grading,
+    describe_judging,
+    describe_rationalization,
+    describe_rollout,
+    describe_rows,
+)
 from worker.training.engine.step import WEIGHT_BIN
 from worker.training.report.charts import SMOOTHED, Chart, Series, draw_curves, draw_histogram, smooth
 from worker.training.report.heatmap import LEVELS, ShownExample, show_example
@@ -101,6 +107,8 @@ def _building(report: BuildReport | None) -> list[str]:
         told.append(describe_rollout(report))
     if report.graded:
         told.append(describe_grading(report))
+    if report.rationalized:
+        told.append(describe_rationalization(report))
     if report.judged:
         told.append(describe_judging(report))
     return [*told, describe_rows(report)]

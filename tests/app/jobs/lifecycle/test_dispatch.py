@@ -20,7 +20,7 @@ def is_due(session: Session, job_id: str) -> bool:
 
 def test_job_is_due_until_it_was_announced(session: Session, job_id: str) -> None:
     assert is_due(session, job_id)
-    dispatch.mark_dispatched(session, job_id)
+    dispatch.mark_dispatched(session, [job_id])
     assert not is_due(session, job_id)
     assert read(session, job_id).dispatch_count == 1
 
@@ -35,7 +35,7 @@ def test_hint_is_repeated_ever_more_rarely(session: Session, job_id: str) -> Non
 
 def test_running_and_waiting_jobs_are_not_announced(session: Session, lease: Lease) -> None:
     assert not is_due(session, lease.job_id)
-    dispatch.mark_dispatched(session, lease.job_id)
+    dispatch.mark_dispatched(session, [lease.job_id])
     assert read(session, lease.job_id).dispatched_at is None
     lifecycle.requeue(session, lease, AttemptRecord("stopped"), delay_seconds=60)
     assert not is_due(session, lease.job_id)

@@ -105,7 +105,7 @@ def test_failure_keeps_reason_and_detail(session: Session, lease: Lease) -> None
 
 
 def test_requeue_costs_nothing_and_may_be_claimed_at_once(session: Session, lease: Lease) -> None:
-    lifecycle.mark_dispatched(session, lease.job_id)
+    lifecycle.mark_dispatched(session, [lease.job_id])
     assert lifecycle.requeue(session, lease, AttemptRecord("stopped", 13)) == JobStatus.QUEUED
     job = read(session, lease.job_id)
     assert (job.lost_count, job.failed_count, job.dispatched_at, job.dispatch_count) == (0, 0, None, 0)

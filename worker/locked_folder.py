@@ -1,22 +1,19 @@
-"""The folder of one warm preview process, under a lock that tells whether its owner lives."""
+"""Folders of processes that wait for work, each under a lock that tells whether its owner lives."""
 
 import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.training.previews.protocol import REQUESTS_DIR
-
-_PREFIX = "preview-"
 _LOCK_FILE = "lock"
-SCRATCH_DIR = "tmp"
 
 
 @dataclass(frozen=True, slots=True)
-class PreviewFolder:
+class LockedFolder:
     """A locked folder; whoever inherits ``descriptor`` holds the lock too."""
 
     path: Path
@@ -28,19 +25,22 @@ class PreviewFolder:
         os.close(self.descriptor)
 
 
-def take_folder(root: Path) -> PreviewFolder:
-    """Return a new folder below ``root``, after deleting those whose owners and their children are all dead."""
+def take_folder(root: Path, kind: str, contents: Sequence[str]) -> LockedFolder:
+    """Return a new folder for a process of this ``kind`` below ``root``, with empty folders called ``contents``.
+
+    Folders of the kind whose owners and their children are all dead are deleted first.
+    """
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for left in root.glob(f"{_PREFIX}*"):
+    for left in root.glob(f"{kind}-*"):
         descriptor = _lock(left)
         if descriptor is not None:
-            PreviewFolder(left, descriptor).remove()
-    path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+            LockedFolder(left, descriptor).remove()
+    path = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=root))
     descriptor = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    for name in (REQUESTS_DIR, SCRATCH_DIR):
+    for name in contents:
         (path / name).mkdir()
-    return PreviewFolder(path, descriptor)
+    return LockedFolder(path, descriptor)
 
 
 def _lock(folder: Path) -> int | None:
