@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -276,3 +277,18 @@ def test_a_run_on_another_base_is_refused(tmp_path: Path, tiny_model: TinyModel,
     group.run()
     assert isinstance(stranger.exception(), SpecError)
     assert futures["nlft"].result().steps == 12
+
+
+def test_no_thread_of_a_run_outlives_the_group() -> None:
+    ended = threading.Event()
+
+    class Lingering:
+        def __del__(self) -> None:
+            ended.wait(0.2)
+            ended.set()
+
+    local = threading.local()
+    group = JobGroup()
+    group.add(lambda _: setattr(local, "held", Lingering()))
+    group.run()
+    assert ended.is_set()

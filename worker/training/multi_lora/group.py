@@ -30,6 +30,7 @@ class JobGroup:
     def __init__(self, *, pack_tokens: int | None = None, base: ResidentBase | None = None) -> None:
         self._turns = Turns()
         self._base = base or ResidentBase()
+        self._threads: list[threading.Thread] = []
         self._exchange = Exchange(self._base.share, lambda: pack_tokens or self._base.pack_tokens)
 
     def add(self, work: Callable[[Member], T]) -> Future[T]:
@@ -41,12 +42,17 @@ class JobGroup:
         future: Future[T] = Future()
         seat = self._turns.add()
         # A daemon, since a process that must end cannot wait for the ends of its jobs.
-        threading.Thread(target=self._work, args=(seat, work, future), name="job", daemon=True).start()
+        thread = threading.Thread(target=self._work, args=(seat, work, future), name="job", daemon=True)
+        thread.start()
+        self._threads.append(thread)
         return future
 
     def run(self) -> None:
         """Serve the runs until all have ended. What they raise is in their futures."""
         self._turns.conduct(self._exchange.serve)
+        # One that still lets go of its tensors while the interpreter shuts down would abort the process.
+        for thread in self._threads:
+            thread.join()
 
     def _work(self, seat: Seat, work: Callable[[Member], T], future: Future[T]) -> None:
         member = Member(seat, self._turns, self._base, self._exchange)
