@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -28,14 +29,15 @@ def starts(worker: Process) -> list[bool]:
 def test_worker_has_a_trainer_waiting_and_gives_it_the_job(world: World) -> None:
     worker = world.start_worker(worker_devices="2,5")
     waiting = await_waiting(world)
-    job_id = add_job(world.factory, add_project(world.factory, world.store), steps=2, environment=True)
+    project = add_project(world.factory, world.store)
+    job_id = add_job(world.factory, project, steps=2, environment=str(world.root))
     world.queue.enqueue_job(job_id)
     check(world, job_id, "succeeded")
     assert starts(worker) == [True]
-    (told,) = world.root.glob("workspaces-*/slot-*/environment.json")
-    environment = json.loads(told.read_text())
-    assert environment["CUDA_VISIBLE_DEVICES"] == {"slot-0": "2", "slot-1": "5"}[told.parent.name]
-    assert environment["TMPDIR"].endswith(f"/{told.parent.name}/{job_id}-1/tmp")
+    environment = json.loads((world.root / "environment.json").read_text())
+    workspace = Path(environment["TMPDIR"]).parent
+    assert workspace.name == f"{job_id}-1"
+    assert environment["CUDA_VISIBLE_DEVICES"] == {"slot-0": "2", "slot-1": "5"}[workspace.parent.name]
     assert await_waiting(world).pid != waiting.pid
 
 

@@ -1,8 +1,9 @@
 """A trainer that trains nothing: a real process that speaks the real protocol and does what its spec's script says.
 
 Its "weights" are a hash chain over the steps, so a resumed run ends with the same bytes as an uninterrupted one only if
-it went on from the right state. Keys of ``hyperparameters``: steps, step_seconds, checkpoint_every, and for mischief
-exit, error, signal, silent_from, deaf, grandchild, noise_bytes, garbage, big_line, bad_output, environment, slow_start.
+it went on from the right state. Keys of ``hyperparameters``: steps, step_seconds, checkpoint_every, environment (the
+folder to note it in), and for mischief exit, error, signal, silent_from, deaf, grandchild, noise_bytes, garbage,
+big_line, bad_output, slow_start.
 """
 
 import hashlib
@@ -56,8 +57,8 @@ def tell_settings() -> None:
 
 
 def note_environment() -> None:
-    if SCRIPT.get("environment"):
-        (WORKSPACE.parent / f"environment{RANK}.json").write_text(json.dumps(dict(os.environ)))
+    if "environment" in SCRIPT:
+        (Path(SCRIPT["environment"]) / f"environment{RANK}.json").write_text(json.dumps(dict(os.environ)))
 
 
 def misbehave() -> None:

@@ -126,7 +126,7 @@ def test_child_sees_only_variables_on_the_list(
     for name in secrets:
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    run_to_end(start(steps=1, environment=True))
+    run_to_end(start(steps=1, environment=str(workspace.parent)))
     seen = json.loads((workspace.parent / "environment.json").read_text())
     assert not set(secrets) & set(seen)
     assert "secret" not in seen.values()

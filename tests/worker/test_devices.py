@@ -86,21 +86,21 @@ def with_devices(context: WorkerContext, devices: str, slots: int) -> WorkerCont
 def test_a_job_runs_in_a_process_for_each_of_its_devices(context: WorkerContext, project: str, tmp_path: Path) -> None:
     host = with_devices(context, "4,5,7", 1)
     with transaction(host.factory) as session:
-        job_id = submit_job(session, project, {"steps": 2, "environment": True}, n_gpus=2)
+        job_id = submit_job(session, project, {"steps": 2, "environment": str(tmp_path)}, n_gpus=2)
     assert run_available(host) == 1
     assert read_job(host.factory, job_id).status == "succeeded"
-    told = [json.loads(path.read_text()) for path in host.settings.workspaces.rglob("environment*.json")]
+    told = [json.loads(path.read_text()) for path in tmp_path.glob("environment*.json")]
     assert {one["RANK"] for one in told} == {"0", "1"}
     assert {(one["CUDA_VISIBLE_DEVICES"], one["WORLD_SIZE"]) for one in told} == {("4,5", "2")}
     with offer_devices(host.settings.workspaces, host.settings.devices) as offer:
         assert offer.free == 3
 
 
-def test_a_job_of_one_device_sees_that_one(context: WorkerContext, project: str) -> None:
+def test_a_job_of_one_device_sees_that_one(context: WorkerContext, project: str, tmp_path: Path) -> None:
     host = with_devices(context, "cpu:2", 1)
-    add_job(host.factory, project, steps=1, environment=True)
+    add_job(host.factory, project, steps=1, environment=str(tmp_path))
     assert run_available(host) == 1
-    (told,) = [json.loads(path.read_text()) for path in host.settings.workspaces.rglob("environment*.json")]
+    (told,) = [json.loads(path.read_text()) for path in tmp_path.glob("environment*.json")]
     assert told["CUDA_VISIBLE_DEVICES"] == ""
     assert "RANK" not in told
 

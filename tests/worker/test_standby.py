@@ -96,19 +96,19 @@ def test_waiting_trainer_runs_the_job_that_it_is_given_and_ends(
 
 
 def test_job_sees_the_same_environment_as_in_a_trainer_of_its_own(
-    build: BuildStandby, settings: Settings, fill: Fill
+    build: BuildStandby, settings: Settings, fill: Fill, tmp_path: Path
 ) -> None:
-    standby, workspace = build(), fill(steps=1, environment=True)
+    standby, workspace = build(), fill(steps=1, environment=str(tmp_path))
     environment = environment_for(workspace) | {"CUDA_VISIBLE_DEVICES": "3"}
     standby.prepare()
     await_waiting(settings)
     child = standby.take(workspace, environment, ())
     assert child is not None
     run_to_end(child)
-    found = json.loads((workspace.parent / "environment.json").read_text())
+    found = json.loads((tmp_path / "environment.json").read_text())
 
     run_to_end(Child.start(SCRIPTED_COMMAND, workspace=workspace, environment=environment))
-    own = json.loads((workspace.parent / "environment.json").read_text())
+    own = json.loads((tmp_path / "environment.json").read_text())
     numbers = ("NLFT_EVENTS_FD", "NLFT_CONTROL_FD")
     assert {name: found[name] for name in found if name not in numbers} == {
         name: own[name] for name in own if name not in numbers
