@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from worker.training.completions import Completions
     from worker.training.engine.forward import DocumentScores
+    from worker.training.engine.prefix_cache import PrefixCache
     from worker.training.events import CompletionAnswer, CompletionRequest, Event
     from worker.training.model.base_model import LoadedModel
     from worker.training.multi_lora.exchange import Exchange
@@ -111,7 +112,13 @@ class _MeetingForward(Forward):
 
     meeting: _Meeting = field(kw_only=True)
 
-    def score(self, documents: Sequence[TokenSequence]) -> DocumentScores:
+    def score(
+        self,
+        documents: Sequence[TokenSequence],
+        *,
+        into: PrefixCache | None = None,  # noqa: ARG002 - never given, since this lends nothing
+        behind: PrefixCache | None = None,  # noqa: ARG002
+    ) -> DocumentScores:
         return self.meeting.score(documents)
 
     def backward(self, loss: Tensor) -> None:
