@@ -41,6 +41,7 @@ def create_app(settings: Settings | None = None, *, reconcile: bool = True) -> F
         docs_url="/docs" if settings.serve_docs else None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.serve_docs else None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # to look for a collector takes 3 us a request
     )
     app.state.resources = build_resources(settings)
     add_error_handlers(app)
@@ -63,6 +64,7 @@ def create_app(settings: Settings | None = None, *, reconcile: bool = True) -> F
 
 @asynccontextmanager
 async def _serving(app: FastAPI) -> AsyncIterator[None]:
+    app.state.documents.open()
     try:
         yield
     finally:

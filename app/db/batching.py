@@ -11,6 +11,7 @@ Outcome = TypeVar("Outcome")
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Work = Callable[[Sequence[Item]], Sequence[Outcome | Exception]]
+Start = Callable[[asyncio.AbstractEventLoop, Sequence[Item]], asyncio.Future[Sequence[Outcome | Exception]]]
 Load = Callable[[Sequence[Key]], Mapping[Key, Value]]
 
 _MOST_ITEMS = 100
@@ -33,19 +34,24 @@ class Batches(Generic[Item, Outcome]):
     def __init__(self, work: Work[Item, Outcome], *, name: str) -> None:
         self._work = work
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue[Item, Outcome]] = WeakKeyDictionary()
+        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, Queue[Item, Outcome]] = WeakKeyDictionary()
 
     async def add(self, item: Item) -> Outcome:
         """Return what became of ``item``. Raises what ``work`` raises, for everybody of its batch."""
         loop = asyncio.get_running_loop()
         queue = self._queues.get(loop)
         if queue is None:
-            queue = self._queues[loop] = _Queue(self._work, self._executor)
+            queue = self._queues[loop] = Queue(self._start, pauses=_MOST_PAUSES)
         return await queue.add(loop, item)
 
     def close(self) -> None:
         """End the thread; a batch that is under way is finished."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _start(
+        self, loop: asyncio.AbstractEventLoop, items: Sequence[Item]
+    ) -> asyncio.Future[Sequence[Outcome | Exception]]:
+        return loop.run_in_executor(self._executor, self._work, items)
 
 
 class BatchedReads(Generic[Key, Value]):
@@ -72,16 +78,23 @@ class BatchedReads(Generic[Key, Value]):
         return [found.get(key) for key in keys]
 
 
-class _Queue(Generic[Item, Outcome]):
-    """What one event loop waits for."""
+class Queue(Generic[Item, Outcome]):
+    """What one event loop waits for; one batch at a time is under way.
 
-    def __init__(self, work: Work[Item, Outcome], executor: ThreadPoolExecutor) -> None:
-        self._work = work
-        self._executor = executor
+    Args:
+        start: Starts the work of up to a hundred items; its future gives an outcome for each, in their order.
+        pauses: How often a batch that follows one of several waits for more to come, each time for a tenth of the time
+            that the last one took, two milliseconds at least.
+    """
+
+    def __init__(self, start: Start[Item, Outcome], *, pauses: int = 0) -> None:
+        self._work = start
+        self._pauses = pauses
         self._waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
         self._is_busy = False
 
     def add(self, loop: asyncio.AbstractEventLoop, item: Item) -> asyncio.Future[Outcome]:
+        """Return the outcome of ``item``, to be awaited in ``loop``, which is running."""
         future: asyncio.Future[Outcome] = loop.create_future()
         self._waiting.append((item, future))
         if not self._is_busy:
@@ -94,7 +107,7 @@ class _Queue(Generic[Item, Outcome]):
         if not batch:
             self._is_busy = False
             return
-        running = loop.run_in_executor(self._executor, self._work, [item for item, _ in batch])
+        running = self._work(loop, [item for item, _ in batch])
         started, futures = loop.time(), [future for _, future in batch]
         running.add_done_callback(lambda done: self._finish(loop, started, futures, done))
 
@@ -114,7 +127,7 @@ class _Queue(Generic[Item, Outcome]):
                 future.set_result(outcome)
         if len(futures) > 1:
             took = loop.time() - started
-            self._collect(loop, max(_LEAST_PAUSE_SECONDS, took / 10), _MOST_PAUSES)
+            self._collect(loop, max(_LEAST_PAUSE_SECONDS, took / 10), self._pauses)
         else:
             self._start(loop)
 

@@ -75,7 +75,7 @@ class Store:
             return []
         lines = self._file.read_bytes().splitlines()
         records = [msgspec.json.decode(line, type=Record) for line in lines if line.strip()]
-        latest = {(record.arm, record.seed): index for index, record in enumerate(records)}
+        latest = {(record.arm, record.seed, record.base): index for index, record in enumerate(records)}
         return [records[index] for index in sorted(latest.values())]
 
     def is_finished(self, arm: str, seed: int, fingerprint: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ class Line:
     arm: str
     accuracies: Mapping[int, float]
     rows: str
+    base: str
     codes: frozenset[str]
     seconds: float
     comparison: Comparison | None
@@ -51,20 +53,27 @@ class Line:
 
 
 def lines_of(table: Table, records: Sequence[Record]) -> list[Line]:
-    """Return a line for each arm of ``table`` that has records."""
+    """Return a line for each arm of ``table`` that has records on the base model of the table."""
+    own = [record for record in records if record.arm in table.arms and record.seed in table.seeds]
+    base = _base_of(own)
     by_arm: dict[str, dict[int, Record]] = {}
-    for record in (one for one in records if one.seed in table.seeds):
+    for record in (one for one in own if one.base == base):
         by_arm.setdefault(record.arm, {})[record.seed] = record
     return [_line(name, by_arm, table.against) for name in table.arms if name in by_arm]
 
 
 def current(records: Sequence[Record]) -> list[Record]:
-    """Return the records on the base model of the latest one whose arm still has the settings they were made with."""
-    return [
-        record
-        for record in records
-        if record.base == records[-1].base and record.arm in ARMS and record.settings == ARMS[record.arm].settings()
-    ]
+    """Return the records whose arm still has the settings they were made with."""
+    return [record for record in records if record.arm in ARMS and record.settings == ARMS[record.arm].settings()]
+
+
+def _base_of(records: Sequence[Record]) -> str:
+    """Return the base model that most of ``records`` were made on, of several the latest.
+
+    The same warm-up ends with other weights on another kind of processor, and only runs on one base model are paired.
+    """
+    runs = Counter(record.base for record in reversed(records))
+    return max(runs, key=lambda base: runs[base], default="")
 
 
 def _line(name: str, by_arm: Mapping[str, Mapping[int, Record]], against: str) -> Line:
@@ -74,6 +83,7 @@ def _line(name: str, by_arm: Mapping[str, Mapping[int, Record]], against: str) -
         arm=name,
         accuracies={seed: own[seed].accuracy for seed in sorted(own)},
         rows=str(rows[0]) if rows[0] == rows[-1] else f"{rows[0]}-{rows[-1]}",
+        base=next(iter(own.values())).base,
         codes=frozenset(record.code for record in own.values()),
         seconds=fmean(record.train_cpu_seconds for record in own.values()),
         comparison=None if name == against else _compared(own, by_arm.get(against, {}), is_base=name == BASE),
@@ -105,8 +115,8 @@ def to_markdown(table: Table, lines: Sequence[Line]) -> str:
             f"| {_difference(line.comparison)} | {line.seconds:.0f} |"
         )
     codes = sorted({code for line in lines for code in line.codes if line.arm != BASE})
-    if len(codes) > 1:
-        text += ["", f"Made with {len(codes)} versions of the training library: {', '.join(codes)}."]
+    bases = sorted({line.base for line in lines})
+    text += ["", f"Base model {', '.join(bases)}, training library {', '.join(codes)}."]
     return "\n".join(text) + "\n"
 
 

@@ -120,13 +120,24 @@ def test_a_table_pairs_arms_on_the_seeds_they_share_and_the_base_with_all(store:
     )
 
 
-def test_tables_leave_out_old_settings_and_other_bases(store: Store) -> None:
-    other = BASE_MODEL.model_copy(update={"digest": "1" * 64})
-    changed = Arm("nlft", "nlft", hyperparameters={"nll_weight": 3.0})
-    store.add(record(ARMS["nlft_25"], 0, base=other), [], {})
-    store.add(record(changed, 0), [], {})
+def test_tables_leave_out_old_settings(store: Store) -> None:
+    store.add(record(Arm("nlft", "nlft", hyperparameters={"nll_weight": 3.0}), 0), [], {})
     store.add(record(ARMS["nlft_online"], 0), [], {})
     assert [kept.arm for kept in tables.current(store.records())] == ["nlft_online"]
+
+
+@pytest.mark.parametrize(("on_another", "is_another"), [((0,), False), ((0, 1), True), ((0, 1, 2), True)])
+def test_a_table_is_of_one_base_model_the_one_with_most_runs(
+    store: Store, on_another: tuple[int, ...], is_another: bool
+) -> None:
+    other = BASE_MODEL.model_copy(update={"digest": "1" * 64})
+    for seed in (0, 1):
+        store.add(record(ARMS["nlft"], seed), [], {})
+    for seed in on_another:
+        store.add(record(ARMS["nlft"], seed, base=other), [], {})
+    (line,) = tables.lines_of(TABLES["main"], tables.current(store.records()))
+    assert line.base == (other if is_another else BASE_MODEL).digest[:12]
+    assert list(line.accuracies) == list(on_another if is_another else (0, 1))
 
 
 @pytest.mark.parametrize("name", ["nlft", "supervised_right"])

@@ -190,7 +190,7 @@ def test_an_aborted_upload_leaves_nothing(
     assert sent == []
     assert stored(session, settings) == (0, 0, [])
     written = capsys.readouterr().err
-    assert '"status": 499' in written
+    assert '"status":499' in written
     assert "unhandled" not in written
 
 

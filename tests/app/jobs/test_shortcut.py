@@ -4,12 +4,16 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
 from app.api_keys import service as api_keys
+from app.db.base import Json
 from app.db.session import SessionFactory
+from app.jobs import documents
 from app.jobs.documents import JobDocuments
 from app.jobs.schemas import JobRead
+from app.jobs.wire import read_job
 from tests.fixtures.api import PEPPER, Tenant
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -81,3 +85,34 @@ def test_a_change_is_seen_by_the_next_question(api_client: TestClient, job_id: s
 
 def test_an_unknown_job_is_not_found(api_client: TestClient, job_id: str) -> None:
     assert api_client.get(f"{JOBS}/{job_id[:-1]}{'0' if job_id[-1] != '0' else '1'}").status_code == 404
+
+
+def test_an_answer_is_built_once_for_each_version(
+    api_client: TestClient, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+
+    def noted(row: Any) -> Json:
+        built.append(row.status)
+        return read_job(row)
+
+    monkeypatch.setattr(documents, "read_job", noted)
+    for _ in range(3):
+        api_client.get(f"{JOBS}/{job_id}")
+    api_client.post(f"{JOBS}/{job_id}/cancel")
+    api_client.get(f"{JOBS}/{job_id}")
+    assert built == ["queued", "cancelled"]
+
+
+def test_the_long_way_answers_when_the_short_one_loses_its_connection(
+    api_client: TestClient, job_id: str, engine: Engine
+) -> None:
+    kill = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%ctid%' AND pid <> pg_backend_pid()"
+    )
+    assert api_client.get(f"{JOBS}/{job_id}").status_code == 200
+    for _ in range(3):
+        with engine.connect() as connection:
+            assert connection.execute(kill).all()
+        assert api_client.get(f"{JOBS}/{job_id}").status_code == 200
+        assert api_client.get(f"{JOBS}/{job_id}").status_code == 200
