@@ -20,6 +20,7 @@ from worker.training.engine.step import Stepper
 from worker.training.events import MessageEvent, Phase, PhaseEvent
 from worker.training.model.adapter import attach_adapter
 from worker.training.model.base_model import LoadedModel, load_base_model
+from worker.training.model.lora import describe_unfused
 from worker.training.preparation import (
     PreparedData,
     Recipe,
@@ -155,7 +156,7 @@ def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Sur
     state = fingerprint(spec, training_sha256)
     scores = ContextScores(workspace, spec, recipe, data, loaded)
     files = {**chronicle.companions, **scores.companions, **KeptRows.of_workspace(workspace).files}
-    for limitation in scorer.limitations:
+    for limitation in (*scorer.limitations, *describe_unfused(adapted)):
         observer.emit(MessageEvent("warn", limitation))
     return Run(
         workspace=workspace,

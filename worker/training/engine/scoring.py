@@ -79,13 +79,14 @@ class Scorer:
         ]
         base = cast("PreTrainedModel", adapted.get_base_model())
         # With dropout the pass with gradient computes other keys and values than scoring does.
-        lends = _can_borrow(passes) and not self._dropouts
-        self._forward = forward or choose_forward(base, shares=shares_prefixes, lends=lends)
+        borrows = _can_borrow(passes)
+        self._forward = forward or choose_forward(base, shares=shares_prefixes, lends=borrows and not self._dropouts)
+        self._limitations = [_APART] if borrows and self._dropouts else []
 
     @property
     def limitations(self) -> tuple[str, ...]:
-        """What keeps this base model from the fastest way, each a sentence."""
-        return self._forward.limitations
+        """What keeps base model and adapter from the fastest way, each a sentence."""
+        return (*self._forward.limitations, *self._limitations)
 
     def attention(self) -> AbstractContextManager[None]:
         """Return the context in which to score; outside of it the model's attention is as it was loaded."""
@@ -250,6 +251,10 @@ def _in_order(
     )
 
 
+_APART = (
+    "With dropout on the adapter, scoring cannot go on from what training has computed of a prompt: "
+    "expect slower online scoring."
+)
 _NOTHING = np.zeros(0, dtype=np.float32)
 
 

@@ -57,10 +57,16 @@ class Member:
         own = choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
         tenant = Tenant.of(self._seat, adapted, own)
         # Shared passes keep what they compute; a run that must not goes by itself.
-        tenant.can_share &= self._keeps_activations
+        if not self._keeps_activations:
+            tenant.obstacle = "checkpointed layers"
         self._tenants.append(tenant)
         self._exchange.admit(tenant)
         parts = {part.name: getattr(own, part.name) for part in fields(own)}
+        if tenant.obstacle:
+            told = (
+                f"This run shares a base model with others, but no passes ({tenant.obstacle}): expect slower training."
+            )
+            parts["limitations"] = (*own.limitations, told)
         return _MeetingForward(**parts, meeting=_Meeting(tenant, self._turns, self._exchange))
 
     def watch(self, observer: Observer) -> Observer:
