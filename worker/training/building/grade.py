@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from worker.training.building.parts import GradeRecord
-from worker.training.building.stages import Part
+from worker.training.building.stages import split
 from worker.training.data.examples import Message
 from worker.training.errors import StageError
 from worker.training.graders import Sample, grade_all, sample_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from worker.training.building.candidates import Candidate
+    from worker.training.building.stages import OnDone, Part
     from worker.training.completions import Completions
     from worker.training.data.examples import NLFTExample
     from worker.training.spec import Grader
@@ -26,18 +27,11 @@ PART_RESPONSES = 256
 
 def plan_grading(candidates: Sequence[Candidate], grader: Grader, completions: Completions) -> list[Part[GradeRecord]]:
     """Return the parts of the grading of ``candidates``, in their order."""
-    chunks = [candidates[start : start + PART_RESPONSES] for start in range(0, len(candidates), PART_RESPONSES)]
-    return [
-        Part(
-            tuple((candidate.line, candidate.index, candidate.digest) for candidate in chunk),
-            partial(_grade, chunk, grader, completions),
-        )
-        for chunk in chunks
-    ]
+    return split(candidates, PART_RESPONSES, partial(_grade, grader=grader, completions=completions))
 
 
 def _grade(
-    candidates: Sequence[Candidate], grader: Grader, completions: Completions, on_done: Callable[[int], None]
+    candidates: Sequence[Candidate], on_done: OnDone, *, grader: Grader, completions: Completions
 ) -> list[GradeRecord]:
     """Return one record per candidate.
 

@@ -11,7 +11,7 @@ import msgspec
 
 from worker.training.building.parts import JudgmentRecord
 from worker.training.building.rollout import answer_greedily
-from worker.training.building.stages import Part
+from worker.training.building.stages import split
 from worker.training.building.template_judge import judge_by_template
 from worker.training.completions import new_request
 from worker.training.data.examples import Message
@@ -21,9 +21,10 @@ from worker.training.spec import EndpointJudge, SelfJudge, result_reader
 from worker.training.syntax.templates import TemplateError, render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from worker.training.building.candidates import Candidate
+    from worker.training.building.stages import OnDone, Part
     from worker.training.completions import Completions
     from worker.training.data.rendering import ModelRenderer
     from worker.training.model.base_model import LoadedModel
@@ -60,19 +61,10 @@ class Bench:
 
 def plan_judging(candidates: Sequence[Candidate], judge: Judge, bench: Bench) -> list[Part[JudgmentRecord]]:
     """Return the parts of the judging of wrong ``candidates``, in their order."""
-    chunks = [candidates[start : start + PART_RESPONSES] for start in range(0, len(candidates), PART_RESPONSES)]
-    return [
-        Part(
-            tuple((candidate.line, candidate.index, candidate.digest) for candidate in chunk),
-            partial(_judge, chunk, judge, bench),
-        )
-        for chunk in chunks
-    ]
+    return split(candidates, PART_RESPONSES, partial(_judge, judge=judge, bench=bench))
 
 
-def _judge(
-    candidates: Sequence[Candidate], judge: Judge, bench: Bench, on_done: Callable[[int], None]
-) -> list[JudgmentRecord]:
+def _judge(candidates: Sequence[Candidate], on_done: OnDone, *, judge: Judge, bench: Bench) -> list[JudgmentRecord]:
     """Return one record per candidate.
 
     Raises:
@@ -103,9 +95,7 @@ def _fill_template(candidates: Sequence[Candidate], grader: Grader) -> list[Judg
     ]
 
 
-def _ask_itself(
-    candidates: Sequence[Candidate], judge: SelfJudge, bench: Bench, on_done: Callable[[int], None]
-) -> list[Judgment]:
+def _ask_itself(candidates: Sequence[Candidate], judge: SelfJudge, bench: Bench, on_done: OnDone) -> list[Judgment]:
     prompts = [bench.renderer.prompt([Message("user", _request(candidate, None))]) for candidate in candidates]
     answers = answer_greedily(
         prompts,
@@ -119,7 +109,7 @@ def _ask_itself(
 
 
 def _ask_endpoint(
-    candidates: Sequence[Candidate], judge: EndpointJudge, bench: Bench, on_done: Callable[[int], None]
+    candidates: Sequence[Candidate], judge: EndpointJudge, bench: Bench, on_done: OnDone
 ) -> list[Judgment]:
     sampling = judge.sampling_params.model_dump(exclude_none=True)
     requests = [

@@ -8,13 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from worker.training.building.parts import Rollout
-from worker.training.building.stages import Part
+from worker.training.building.stages import OnDone, Part
 from worker.training.engine.memory import is_out_of_memory, release_memory
 from worker.training.errors import DeviceOutOfMemoryError
 from worker.training.generation import Decoding, Generated, generate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -99,7 +99,7 @@ def _sample(
     prompts: Sequence[NDArray[np.int32]],
     sampler: _Sampler,
     decoding: Decoding,
-    on_done: Callable[[int], None],
+    on_done: OnDone,
 ) -> list[Rollout]:
     answers = sampler.generate(prompts, decoding, lambda done, _total: on_done(done))
     return [

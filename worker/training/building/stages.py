@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from worker.training.building.parts import GradeRecord, JudgmentRecord, PartStore, Rollout
 from worker.training.events import MessageEvent, PhaseEvent, StageEvent
@@ -13,23 +13,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from worker.training.building.candidates import Candidate
     from worker.training.engine.pulse import Pulse
     from worker.training.events import Stage
     from worker.training.observer import Observer
 
 Identity = tuple[Any, ...]
 R = TypeVar("R", Rollout, GradeRecord, JudgmentRecord)
+OnDone: TypeAlias = "Callable[[int], None]"
+"""Is told how many records of a part are done; raises to end the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part(Generic[R]):
     """One part of a stage: what its records belong to, in order, and how to make them.
 
-    ``make`` is handed a function that it tells how many records are done; that one raises to end the run.
+    ``make`` is handed a function that it tells how many records are done.
     """
 
     expected: tuple[Identity, ...]
-    make: Callable[[Callable[[int], None]], list[R]]
+    make: Callable[[OnDone], list[R]]
+
+
+def split(
+    candidates: Sequence[Candidate], size: int, work: Callable[[Sequence[Candidate], OnDone], list[R]]
+) -> list[Part[R]]:
+    """Return the parts, of ``size`` at most, in which ``work`` makes a record for each of ``candidates``."""
+    chunks = [candidates[start : start + size] for start in range(0, len(candidates), size)]
+    return [Part(tuple((one.line, one.index, one.digest) for one in chunk), partial(work, chunk)) for chunk in chunks]
 
 
 @dataclass(frozen=True, slots=True)
