@@ -105,7 +105,7 @@ class UploadReceiver:
         self._writer.write(data)
         # A purpose may follow the file in the form: until it is known, the rows are checked on suspicion.
         if self._form.fields.get("purpose", FINE_TUNE) == FINE_TUNE:
-            self._reader.feed(bytes(data))
+            self._reader.check(bytes(data))
 
     def _validated(self) -> dict[str, Any]:
         self._reader.finish()

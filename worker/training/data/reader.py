@@ -1,7 +1,7 @@
 """Reads JSON-lines datasets: bytes in, typed rows out, and a report of every bad line. Loads neither torch nor numpy.
 
 A plainly sound row takes the fast path: a typed decode, byte counts that rule out duplicate keys, rules about meaning.
-Anything else goes to ``diagnosis``, which has the last word.
+Anything else goes to ``diagnosis``, which has the last word. Who needs the report alone has plain rows proved together.
 """
 
 from collections import Counter
@@ -19,6 +19,7 @@ from worker.training.data.examples import (
     NLFTExample,
     RowFormat,
 )
+from worker.training.data.plain_rows import PlainRows, find_plain_row, read_plain_rows
 from worker.training.data.row_checks import Fault, find_faults, is_trained
 from worker.training.data.unique_keys import has_unique_keys
 from worker.training.errors import DatasetError, RowProblem
@@ -130,6 +131,20 @@ class RowReader:
         self._extend_tail(rest[-1])
         return [row for row in rows if row is not None]
 
+    def check(self, chunk: bytes) -> None:
+        """Take the next bytes like ``feed``, for the report alone: that costs half as much where rows are plain."""
+        end = chunk.rfind(b"\n") + 1
+        is_plain_so_far = self._format == "chat" and not self._blank_lines and not self._tail_is_too_long
+        if end and is_plain_so_far and len(self._tail) + end <= self._limits.line_bytes:
+            found = read_plain_rows(b"".join((self._tail, memoryview(chunk)[:end])))
+            if found is not None:
+                self._bytes += len(chunk)
+                self._tail.clear()
+                self._extend_tail(chunk[end:])
+                self._count_plain(found)
+                return
+        self.feed(chunk)
+
     def finish(self) -> list[Row]:
         """Take the last line, which may lack its newline; return its row if it is sound. Call ``report`` afterwards."""
         row = self._take_tail() if self._tail or self._tail_is_too_long else None
@@ -225,7 +240,18 @@ class RowReader:
                 self._counts[label] += 1
         elif isinstance(example, ChatExample):
             self._counts["trained_turns"] += sum(map(is_trained, example.messages))
-        key = hash(_encode_row(example))
+        plain = find_plain_row(example) if isinstance(example, ChatExample) else None
+        self._search_twin(hash(_encode_row(example)) if plain is None else hash(plain))
+
+    def _count_plain(self, found: PlainRows) -> None:
+        self._rows += len(found.rows)
+        self._counts["trained_turns"] += found.trained_turns
+        for key in map(hash, found.rows):
+            self._lines += 1
+            self._search_twin(key)
+
+    def _search_twin(self, key: int) -> None:
+        """Warn when an earlier row has the ``key`` of this line's, which tells rows apart."""
         first = self._first_lines.get(key)
         if first is not None:
             self._warnings.add(

@@ -22,16 +22,17 @@ def has_unique_keys(line: bytes, row: Example) -> bool:
     A line with no more strings than the keys and texts of ``row`` has none left for a repeated key. Other lines, such
     as those with nulls, may yet be proved by the names of their keys.
     """
-    return _count_strings(line) == _least_strings(row) or _repeats_no_name(line, row)
+    return count_strings(line) == _least_strings(row) or _repeats_no_name(line, row)
 
 
-def _count_strings(line: bytes) -> int:
-    """Return how many JSON strings a valid ``line`` holds; -1 where escapes make that hard to tell, or hide a NUL."""
-    if b"\\" not in line:
-        return line.count(b'"') // 2
-    if b"\\\\" in line or b"\\u0000" in line:
-        return -1
-    return (line.count(b'"') - line.count(b'\\"')) // 2
+def count_strings(text: bytes) -> int:
+    """Return how many JSON strings valid JSON holds; -1 where one of them has a NUL in it."""
+    if b"\\" in text:
+        text = text.replace(b"\\\\", b"")  # pairs of backslashes; what is left of any before a quote escapes it
+        if b"\\u0000" in text:
+            return -1
+        return (text.count(b'"') - text.count(b'\\"')) // 2
+    return text.count(b'"') // 2
 
 
 def _least_strings(row: Example) -> int:
