@@ -63,7 +63,7 @@ class Member:
         self._exchange.admit(tenant)
         parts = {part.name: getattr(own, part.name) for part in fields(own)}
         if tenant.obstacle:
-            told = f"This run shares its base model with others, but no passes ({tenant.obstacle}): expect slower steps."
+            told = f"This run shares its base model with others but no passes ({tenant.obstacle}): expect slower steps."
             parts["limitations"] = (*own.limitations, told)
         return _MeetingForward(**parts, meeting=_Meeting(tenant, self._turns, self._exchange))
 
