@@ -12,6 +12,7 @@ from app.dependencies import Resources, build_resources
 from app.error_handlers import add_error_handlers
 from app.jobs.admission import Admission
 from app.jobs.documents import JobDocuments
+from app.jobs.event_stream import EventStreams
 from app.jobs.group_commit import JobCreations
 from app.jobs.reconcile import start_reconcile_loop
 from app.jobs.shortcut import JobShortcut
@@ -49,6 +50,7 @@ def create_app(settings: Settings | None = None, *, reconcile: bool = True) -> F
     admission = Admission(resources.store, resources.endpoints, settings)
     app.state.creations = JobCreations(resources.sessions, resources.queue, admission)
     app.state.documents = JobDocuments(resources.engine)
+    app.state.event_streams = EventStreams(resources.engine, settings.max_event_streams)
     app.add_middleware(JobShortcut, documents=app.state.documents, verifier=app.state.resources.verifier)
     app.add_middleware(
         BodyGuard,
@@ -70,6 +72,7 @@ async def _serving(app: FastAPI) -> AsyncIterator[None]:
     finally:
         app.state.creations.close()
         app.state.documents.close()
+        app.state.event_streams.close()
         app.state.resources.close()
 
 

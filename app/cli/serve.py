@@ -34,7 +34,16 @@ def serve(
     gc.freeze()  # to look through what was built for good takes a tenth of a second, again and again
     gc.set_threshold(_GC_THRESHOLD)
     inherited = None if fd is None else [socket.socket(fileno=fd)]
-    uvicorn.Server(config).run(inherited)
+    ApiServer(config).run(inherited)
+
+
+class ApiServer(uvicorn.Server):
+    """Ends the event streams before it waits for requests that are under way: else they would use the grace up."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving."""
+        self.config.loaded_app.state.event_streams.end()
+        await super().shutdown(sockets)
 
 
 if __name__ == "__main__":

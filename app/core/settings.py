@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     max_preview_tokens: int = Field(
         32_768, gt=0, description="Tokens that one saliency preview takes, all contexts of its rows together."
     )
+    max_event_streams: int = Field(1000, gt=0, description="Event streams of a process at a time; more answer 429.")
     max_open_previews: int = Field(
         8, gt=0, description="Saliency previews of a project that may wait or run; more answer 429."
     )

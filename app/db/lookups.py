@@ -1,8 +1,7 @@
 """Values by key, asked from the event loop itself: no other thread, no session and no cursor in between.
 
 A question through a thread spends most of its time on two threads that hand the interpreter to each other. Here the
-loop writes to the connection's socket and is called when there is an answer, through libpq's interface instead of the
-driver's.
+loop writes to the connection's socket and is called when there is an answer.
 """
 
 import asyncio
@@ -13,6 +12,7 @@ from psycopg import pq
 from sqlalchemy import Engine, PoolProxiedConnection
 
 from app.db.batching import Queue
+from app.db.watched_connection import WatchedConnection, check, lend
 
 _Found = Mapping[bytes | None, bytes | None]
 
@@ -36,7 +36,7 @@ class Lookups:
         self._statement = statement.encode()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: Queue[str, bytes | None] = Queue(lambda loop, keys: loop.create_task(self._ask(loop, keys)))
-        self._connection: _Connection | None = None
+        self._connection: _Asking | None = None
 
     def open(self) -> None:
         """Serve the running event loop from here on."""
@@ -65,55 +65,23 @@ class Lookups:
 
     async def _ask(self, loop: asyncio.AbstractEventLoop, keys: Sequence[str]) -> list[bytes | Exception | None]:
         if self._connection is None or self._connection.is_closed:
-            self._connection = _Connection(loop, await asyncio.to_thread(_lend, self._engine, self._statement))
+            self._connection = _Asking(loop, await lend(self._engine, self._prepare))
             if not self.is_open:
                 self.close()
         found = await self._connection.ask(",".join(dict.fromkeys(keys)).encode())
         return [found.get(key.encode()) for key in keys]
 
-
-def _lend(engine: Engine, statement: bytes) -> PoolProxiedConnection:
-    """Return a connection on which ``statement`` is prepared. Blocks."""
-    lent = engine.raw_connection()
-    try:
-        libpq = _libpq(lent)
-        _check(libpq.prepare(_NAME, statement), pq.ExecStatus.COMMAND_OK)
-        libpq.nonblocking = 1
-    except BaseException:
-        _drop(lent)
-        raise
-    return lent
+    def _prepare(self, libpq: pq.abc.PGconn) -> pq.abc.PGresult:
+        return libpq.prepare(_NAME, self._statement)
 
 
-def _drop(lent: PoolProxiedConnection) -> None:
-    """Give a connection back that nobody is to use again."""
-    lent.invalidate()
-    lent.close()
-
-
-def _libpq(lent: PoolProxiedConnection) -> pq.abc.PGconn:
-    connection = lent.driver_connection
-    assert isinstance(connection, psycopg.Connection)
-    return connection.pgconn
-
-
-def _check(result: pq.abc.PGresult, wanted: pq.ExecStatus) -> None:
-    if result.status != wanted:
-        raise psycopg.OperationalError(result.get_error_message())
-
-
-class _Connection:
-    """A connection whose socket the event loop watches; one question at a time. After any failure it is closed."""
+class _Asking(WatchedConnection):
+    """One question at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, lent: PoolProxiedConnection) -> None:
-        self.is_closed = False
-        self._loop = loop
-        self._lent = lent
-        self._libpq = _libpq(lent)
-        self._socket = self._libpq.socket
+        super().__init__(loop, lent)
         self._results: list[pq.abc.PGresult] = []
         self._answer: asyncio.Future[_Found] | None = None
-        loop.add_reader(self._socket, self._read)
 
     async def ask(self, keys: bytes) -> _Found:
         """Return the values that were found. Raises psycopg.Error."""
@@ -130,17 +98,6 @@ class _Connection:
         finally:
             patience.cancel()
 
-    def close(self, error: BaseException) -> None:
-        """Give the connection back to the pool, which drops it; ``error`` meets whoever waits for an answer."""
-        if self.is_closed:
-            return
-        self.is_closed = True
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
-        _drop(self._lent)
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
-
     def _write(self) -> None:
         """Send what libpq holds; the rest of it once the socket takes more."""
         if self._libpq.flush():
@@ -153,22 +110,22 @@ class _Connection:
         except psycopg.Error as error:
             self.close(error)
 
-    def _read(self) -> None:
-        try:
-            self._libpq.consume_input()
-            while not self._libpq.is_busy():
-                result = self._libpq.get_result()
-                if result is None:
-                    self._finish()
-                    return
-                self._results.append(result)
-        except psycopg.Error as error:  # the server may end the connection while nobody asks
-            self.close(error)
+    def _take(self) -> None:
+        while not self._libpq.is_busy():
+            result = self._libpq.get_result()
+            if result is None:
+                self._finish()
+                return
+            self._results.append(result)
 
     def _finish(self) -> None:
         results, self._results = self._results, []
         if self._answer is None or self._answer.done():
             return
         [result] = results
-        _check(result, pq.ExecStatus.TUPLES_OK)
+        check(result, pq.ExecStatus.TUPLES_OK)
         self._answer.set_result({result.get_value(row, 0): result.get_value(row, 1) for row in range(result.ntuples)})
+
+    def _tell(self, error: BaseException) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)

@@ -1,12 +1,14 @@
 """Routes of fine-tuning jobs."""
 
+from functools import partial
 from typing import Annotated, NoReturn
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from app.adapters.schemas import ArtifactList
+from app.auth.scopes import Scope
 from app.core.pagination import Page
 from app.db.base import Json
 from app.dependencies import (
@@ -14,24 +16,41 @@ from app.dependencies import (
     JobsReader,
     JobsWriter,
     ModelEndpoints,
-    PageParams,
     RequestSettings,
+    RequireScope,
     Store,
 )
 from app.jobs import deduplication, service
 from app.jobs.admission import Admission
 from app.jobs.creation import CreateCall
+from app.jobs.event_stream import EventStreams
 from app.jobs.group_commit import JobCreations
-from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventRead, JobCreate, JobQuery, JobRead
+from app.jobs.schemas import (
+    CheckpointQuery,
+    CheckpointRead,
+    EstimateRead,
+    EventQuery,
+    EventRead,
+    JobCreate,
+    JobQuery,
+    JobRead,
+)
 from app.jobs.snapshots import SnapshotPage, SnapshotQuery
 from app.jobs.wire import read_job
 
 router = APIRouter(tags=["fine-tuning"])
 
+_STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
 
 async def _creations(request: Request) -> JobCreations:
     creations: JobCreations = request.app.state.creations
     return creations
+
+
+async def _streams(request: Request) -> EventStreams:
+    streams: EventStreams = request.app.state.event_streams
+    return streams
 
 
 @router.post("/v1/fine_tuning/jobs", response_model=JobRead)
@@ -94,10 +113,27 @@ def resume_job(fine_tuning_job_id: str, key: JobsWriter, session: DbSession) -> 
     service.refuse_pause(session, key.project_id, fine_tuning_job_id)
 
 
-@router.get("/v1/fine_tuning/jobs/{fine_tuning_job_id}/events")
-def list_events(fine_tuning_job_id: str, page: PageParams, key: JobsReader, session: DbSession) -> Page[EventRead]:
-    """List what happened, newest first."""
-    return service.list_events(session, key.project_id, fine_tuning_job_id, page)
+@router.get(
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/events",
+    response_model=Page[EventRead],
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+def list_events(
+    fine_tuning_job_id: str,
+    query: Annotated[EventQuery, Query()],
+    key: JobsReader,
+    *,
+    session: DbSession,
+    request: Request,
+    streams: Annotated[EventStreams, Depends(_streams)],
+) -> Page[EventRead] | Response:
+    """List what happened, newest first; with `stream=true` send it as it happens, oldest first, until the job ends."""
+    if not query.stream:
+        return service.list_events(session, key.project_id, fine_tuning_job_id, query)
+    place = service.find_place(session, key.project_id, fine_tuning_job_id, query)
+    streams.admit()
+    events = streams.follow(place, partial(RequireScope(Scope.JOBS_READ), request))
+    return StreamingResponse(events, media_type="text/event-stream", headers=_STREAM_HEADERS)
 
 
 @router.get("/v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints")

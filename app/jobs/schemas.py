@@ -189,6 +189,12 @@ class JobQuery(PageQuery):
     metadata: Literal["null"] | None = Field(None, description="`null`: jobs without metadata.")
 
 
+class EventQuery(PageQuery):
+    """Query of the event list, or of the stream of events."""
+
+    stream: bool = Field(False, description="Send events as they happen, oldest first, from `after` on.")
+
+
 class CheckpointQuery(PageQuery):
     """Query of the checkpoint list."""
 

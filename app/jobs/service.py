@@ -13,11 +13,12 @@ from app.db.models.fine_tuning_job import FineTuningJob
 from app.jobs import deduplication, lifecycle, repository
 from app.jobs.admission import Admission
 from app.jobs.creation import CreateCall, build_job
+from app.jobs.event_stream import Place
 from app.jobs.filters import read_filter
 from app.jobs.inputs import NamedRows
 from app.jobs.prediction import predict_job, report_on_data
 from app.jobs.publication import tuned_model_name
-from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventRead, JobCreate, JobQuery
+from app.jobs.schemas import CheckpointQuery, CheckpointRead, EstimateRead, EventQuery, EventRead, JobCreate, JobQuery
 from app.jobs.snapshots import SnapshotQuery, list_records
 from app.jobs.wire import read_checkpoint, read_event, read_job
 from app.storage import BlobStore
@@ -107,6 +108,21 @@ def list_events(session: Session, project_id: str, job_id: str, query: PageQuery
         before = _require_place(repository.find_event_sequence(session, job.id, query.after), query.after)
     events = repository.list_events(session, job.id, before=before, limit=query.limit + 1)
     return build_page([read_event(event) for event in events], limit=query.limit)
+
+
+def find_place(session: Session, project_id: str, job_id: str, query: EventQuery) -> Place:
+    """Return where a stream of a job's events begins: behind ``after``, or at the first event.
+
+    Raises:
+        NotFoundError: The project has no such job.
+        InvalidRequestError: ``after`` is no event of this job, or a limit is given, which streams have not.
+    """
+    job = get_job(session, project_id, job_id)
+    if "limit" in query.model_fields_set:
+        raise InvalidRequestError("A stream has no 'limit'; leave it out.", param="limit", code="invalid_value")
+    if query.after is None:
+        return job.id, 0
+    return job.id, _require_place(repository.find_event_sequence(session, job.id, query.after), query.after)
 
 
 def list_checkpoints(session: Session, project_id: str, job_id: str, query: CheckpointQuery) -> Page[CheckpointRead]:

@@ -7,7 +7,6 @@ from typing import Any
 from app.db.base import Json
 from app.db.models.checkpoint import Checkpoint
 from app.db.models.fine_tuning_job import FineTuningJob
-from app.db.models.job_event import JobEvent
 from app.jobs.schemas import CheckpointMetrics, CheckpointRead, EventRead, JobHyperparameters
 
 _TOP_LEVEL = tuple(JobHyperparameters.model_fields)
@@ -84,8 +83,8 @@ def read_job(job: Any) -> Json:
     }
 
 
-def read_event(event: JobEvent) -> EventRead:
-    """Return an event as the API shows it."""
+def read_event(event: Any) -> EventRead:
+    """Return a ``JobEvent``, or a row of its columns, as the API shows it."""
     return EventRead.model_validate(event)
 
 

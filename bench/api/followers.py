@@ -1,6 +1,6 @@
 """Idle followers: many clients that hold a connection each and ask for a job's events once in a while.
 
-The API has no push streams; a follower polls, as ``nlft jobs watch`` does. With a period below the server's keep-alive
+They poll, as ``nlft jobs watch`` does, and use no event stream. With a period below the server's keep-alive
 limit of five seconds the connection is held all the time.
 """
 

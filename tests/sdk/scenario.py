@@ -133,6 +133,22 @@ async def check_lists(client: Any, job: Any) -> None:
     assert checkpoints[0].fine_tuned_model_checkpoint == f"{job.fine_tuned_model}:ckpt-step-{steps[0]}"
 
 
+async def check_stream(client: Any, job: Any) -> None:
+    kind = openai.AsyncStream if isinstance(client, openai.AsyncOpenAI) else openai.Stream
+    event_type = type((await collect(client.fine_tuning.jobs.list_events(job.id)))[0])
+    streamed = client.get(
+        f"/fine_tuning/jobs/{job.id}/events",
+        cast_to=event_type,
+        stream=True,
+        stream_cls=kind[event_type],
+        options={"params": {"stream": "true"}},
+    )
+    told = await collect(await settle(streamed))
+    assert [event.id for event in told[::-1]] == [
+        event.id for event in await collect(client.fine_tuning.jobs.list_events(job.id))
+    ]
+
+
 async def check_results(client: Any, job: Any) -> None:
     metrics_id, adapter_id = job.result_files
     metrics = await settle(client.files.content(metrics_id))
@@ -252,6 +268,7 @@ async def main(flavour: str) -> None:
     assert (file.object, file.status, file.purpose) == ("file", "processed", "fine-tune")
     job = await check_job(client, file.id)
     await check_lists(client, job)
+    await check_stream(client, job)
     await check_results(client, job)
     await check_errors(client, stranger, job)
     await check_graders(client)

@@ -170,8 +170,10 @@ class MixtureSettings(SpecModel):
         None, ge=0, le=1, description="Share of wrong rows among all; rows of the kind in excess are dropped."
     )
     max_rows: int | None = Field(None, ge=1, description="Most rows in all.")
-    references_as_right: bool = Field(
-        False, description="Also train each question's reference as a right response (for worked references)."
+    references_as_right: bool | Literal["auto"] = Field(
+        "auto",
+        description="Also train each question's reference as a right response (for worked references). `auto`: that of "
+        "questions that were sampled for and have no right response, where it shows its steps and no model grades.",
     )
 
 

@@ -5,9 +5,9 @@ import msgspec
 import pytest
 
 from worker.training.building.candidates import Candidate
-from worker.training.building.mixture import is_wrong, mix
+from worker.training.building.mixture import is_wrong, mix, settle
 from worker.training.data.examples import Message, NLFTExample
-from worker.training.spec import MixtureSettings
+from worker.training.spec import BuildingSettings, MixtureSettings
 
 
 def question(line: int, verdicts: str, reference: str = "r") -> list[Candidate]:
@@ -97,6 +97,44 @@ def test_references_join_once_a_question_as_right_responses() -> None:
     mixed = mix(candidates, MixtureSettings(references_as_right=True), seed=0)
     assert kinds(mixed) == "+-+----"  # the first question's right response is its reference
     assert (mixed[2].example.response, mixed[2].example.correct) == ("r", True)
+
+
+WORKED = "She packs 3 * 4 = 12 apples and finds 2 more, which makes 12 + 2 = 14.\n#### 14"
+
+
+def asked(*candidates: Candidate) -> list[Candidate]:
+    """Return the questions of the candidates as they were before anything was sampled."""
+    return [replace(one, index=0, example=msgspec.structs.replace(one.example, response=None)) for one in candidates]
+
+
+def test_references_stand_in_for_right_responses_that_sampling_did_not_bring() -> None:
+    solved, unsolved = question(1, "+-", reference=WORKED), question(2, "--", reference=WORKED)
+    (cut_off,) = asked(*question(3, "-", reference=WORKED))
+    questions = [*asked(solved[0], unsolved[0]), cut_off]
+    mixed = mix([*solved, *unsolved], MixtureSettings(), seed=0, asked=questions)
+    assert [(one.line, kinds([one])) for one in mixed] == [(1, "+"), (1, "-"), (2, "+"), (2, "-"), (2, "-"), (3, "+")]
+    assert {one.example.response for one in mixed if one.line == 3} == {WORKED}
+
+
+def test_references_do_not_stand_in_where_they_hold_a_result_or_responses_were_given() -> None:
+    bare, given = question(1, "-", reference="#### 14"), question(2, "-", reference=WORKED)
+    assert kinds(mix([*bare, *given], MixtureSettings(), seed=0, asked=asked(*bare))) == "--"
+    off = MixtureSettings(references_as_right=False)
+    assert kinds(mix(given, off, seed=0, asked=asked(*given))) == "-"
+
+
+def test_every_reference_joins_where_it_is_asked_for_even_that_of_a_question_without_responses() -> None:
+    settings = MixtureSettings(references_as_right=True)
+    assert kinds(mix(question(1, "+"), settings, seed=0, asked=asked(*question(2, "-", reference="#### 14")))) == "+++"
+
+
+def test_what_a_model_grades_by_is_not_taken_for_an_answer() -> None:
+    asks = {"type": "score_model", "name": "n", "model": "m", "input": [{"role": "user", "content": "Score it."}]}
+    building = BuildingSettings.model_validate({"grader": asks})
+    assert settle(building).references_as_right is False
+    assert settle(BuildingSettings()).references_as_right == "auto"
+    kept = building.model_copy(update={"mixture": MixtureSettings(references_as_right=True)})
+    assert settle(kept).references_as_right is True
 
 
 def test_limits_of_responses_leave_references_alone() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fixtures.tiny_models import build_tokenizer
 from tests.training.building.runs import dataset, messages, phases, raw_rows, report, run, workspace
-from worker.training.building.rationalization import reaches_result
+from worker.training.building.rationalization import reaches_result, shows_way
 from worker.training.generation import Decoding, Generated, generate
 from worker.training.spec import FinalAnswerGrader
 
@@ -29,6 +29,29 @@ RATIONALIZED: dict[str, Any] = {"rollout": FEW, "rationalization": {"n": 8}}
 )
 def test_a_response_that_calculates_must_come_to_its_result(response: str, is_sound: bool) -> None:
     assert reaches_result(response, FinalAnswerGrader()) is is_sound
+
+
+LONG = "He saved 95 + 15 = 110 dollars in all. Then he spent 110 - 60 = 50 of them.\n#### 50"
+
+
+@pytest.mark.parametrize(
+    ("response", "others", "shows"),
+    [
+        ("The answer is 50.", [LONG], False),
+        ("The answer is 50.", ["#### 50", LONG], False),
+        ("The answer is 50.", ["#### 50", "It is 40."], True),
+        ("That is 110 - 60 = 50.", [LONG], True),
+        ("That is 110 - 60 = 50.", [LONG + " 1 + 1 = 2. 2 + 2 = 4. 4 + 4 = 8."], False),
+        ("He saved up and then spent some of it, so that there are fifty left.", [LONG], True),
+        (
+            "The capital is Paris.",
+            ["Paris has been the capital of France for all but a few years since the year 987."],
+            False,
+        ),
+    ],
+)
+def test_a_response_must_show_a_way_where_another_does(response: str, others: list[str], shows: bool) -> None:
+    assert shows_way(response, others) is shows
 
 
 def test_questions_without_a_right_response_get_one_written_with_the_reference_shown(
@@ -101,3 +124,18 @@ def test_a_reference_that_leaves_no_room_is_passed_over(tmp_path: Path, counter:
     observer = run(tmp_path, counter, rows=rows, building=RATIONALIZED, hyperparameters={"n_epochs": 1})
     counts = report(observer)
     assert counts["unsolved"] * 8 - counts["rationalized"] == 8
+
+
+def test_a_result_that_is_only_named_is_left_out_and_the_worked_reference_trained(
+    tmp_path: Path, counter: Path
+) -> None:
+    steps = "One counts from the start and says every number aloud until there is none left to say.\n"
+    rows = [{**row, "reference": steps + row["reference"]} for row in raw_rows()]
+    observer = run(tmp_path, counter, rows=rows, building=RATIONALIZED)
+    counts, built = report(observer), dataset(tmp_path)
+    assert counts["rationalized_bare"] == counts["rationalized_right"] > counts["rationalizations_added"] == 0
+    assert counts["references_added"] == counts["unsolved"] > 0
+    added = [row for row in built if row.correct and row.response == row.reference]
+    assert len(added) == counts["references_added"]
+    assert f"({counts['rationalized_bare']} that only name the result are left out)" in messages(observer)
+    assert f"{counts['references_added']} references added" in messages(observer)

@@ -12,10 +12,10 @@ from worker.training.building.candidates import REFERENCE_INDEX, Candidate, with
 from worker.training.building.grade import plan_grading
 from worker.training.building.judge import Bench, plan_judging
 from worker.training.building.keys import stage_keys
-from worker.training.building.mixture import is_wrong, mix, most_wrong_per_question
+from worker.training.building.mixture import is_wrong, mix, most_wrong_per_question, settle
 from worker.training.building.needs import find_needs, is_ungraded, is_unjudged
 from worker.training.building.parts import GradeRecord, JudgmentRecord, Rollout
-from worker.training.building.rationalization import find_unsolved, plan_rationalization, reaches_result
+from worker.training.building.rationalization import find_shown, find_unsolved, plan_rationalization, reaches_result
 from worker.training.building.report import (
     WRONG_LEFT_OUT,
     BuildReport,
@@ -95,11 +95,12 @@ class Builder:
         report = BuildReport()
         if needs.rollout:
             candidates, report = self._sample(candidates, needs, keys, runner)
+        sampled = candidates
         if needs.grading:
             candidates, report = self._grade(candidates, keys, runner, report)
         if needs.rationalization:
-            candidates, report = self._rationalize(candidates, needs, keys, runner, report)
-        mixed, report = self._mix(candidates, report)
+            candidates, report = self._rationalize(candidates, needs, keys, runner, report, sampled=sampled)
+        mixed, report = self._mix(candidates, needs, report)
         judged = report
         if needs.judging:
             mixed, judged = self._judge(mixed, keys, runner, report)
@@ -163,6 +164,8 @@ class Builder:
         keys: Mapping[Stage, str],
         runner: StageRunner,
         report: BuildReport,
+        *,
+        sampled: Sequence[Candidate],
     ) -> tuple[list[Candidate], BuildReport]:
         """Return the candidates with right responses, written with the reference shown, to questions without one."""
         building = self.spec.building
@@ -178,7 +181,8 @@ class Builder:
         graded = [one.graded(grade, building.pass_threshold) for one, grade in zip(whole, records, strict=True)]
         reader = result_reader(building.grader)
         right = [one for one in graded if one.example.correct and reaches_result(one.example.answer_text or "", reader)]
-        kept = without_duplicates(right)
+        shown = find_shown(right, sampled)
+        kept = without_duplicates(shown)
         answered = {one.line for one in kept} if building.rationalization.replaces_wrong else set()
         left = [one for one in candidates if one.line not in answered]
         report = msgspec.structs.replace(
@@ -187,15 +191,19 @@ class Builder:
             rationalized=len(rollouts),
             rationalized_tokens=sum(rollout.tokens for rollout in rollouts),
             rationalized_right=len(right),
+            rationalized_bare=len(right) - len(shown),
             rationalizations_added=len(kept),
             wrong_replaced=len(candidates) - len(left),
         )
         self._tell(describe_rationalization(report), report)
         return sorted([*left, *kept], key=lambda one: one.place), report
 
-    def _mix(self, candidates: list[Candidate], report: BuildReport) -> tuple[list[Candidate], BuildReport]:
-        mixture = self.spec.building.mixture
-        mixed = mix(candidates, mixture, self.spec.seed)
+    def _mix(
+        self, candidates: list[Candidate], needs: Needs, report: BuildReport
+    ) -> tuple[list[Candidate], BuildReport]:
+        mixture = settle(self.spec.building)
+        asked = [Candidate(line, 0, row) for line, row in needs.rollout if isinstance(row, NLFTExample)]
+        mixed = mix(candidates, mixture, self.spec.seed, asked=asked)
         if mixture.max_wrong_per_question == AUTO and most_wrong_per_question(mixture, candidates) == 0:
             self._tell(WRONG_LEFT_OUT, report)
         added = sum(one.index == REFERENCE_INDEX for one in mixed)

@@ -26,7 +26,7 @@ class Candidate:
         line: Its question's line in the training file.
         index: Which response to it; ``REFERENCE_INDEX`` for the reference taken as one.
         example: The row so far.
-        is_made: A stage wrote its response or judgment, so it may be dropped where its text turns out unfit.
+        is_made: A stage wrote or chose its response or judgment, so it may be dropped where its text turns out unfit.
         is_whole: The response is neither empty nor cut off.
     """
 

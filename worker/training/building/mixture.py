@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from worker.training.building.candidates import REFERENCE_INDEX, Candidate
-from worker.training.data.reasoning import mostly_lack_steps
+from worker.training.data.reasoning import mostly_lack_steps, reasons
+from worker.training.grader_spec import scoring_models
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from worker.training.spec import MixtureSettings
+    from worker.training.spec import BuildingSettings, MixtureSettings
 
 
 def most_wrong_per_question(settings: MixtureSettings, candidates: Sequence[Candidate]) -> int | None:
@@ -26,16 +27,40 @@ def most_wrong_per_question(settings: MixtureSettings, candidates: Sequence[Cand
     return 0 if are_sampled and mostly_lack_steps([one.example for one in candidates]) else None
 
 
-def mix(candidates: Sequence[Candidate], settings: MixtureSettings, seed: int) -> list[Candidate]:
-    """Return the candidates to train, in their order; each limit applies to what the one before it has left.
+def settle(building: BuildingSettings) -> MixtureSettings:
+    """Return the mixture with ``references_as_right`` off where "auto" must not take references.
 
-    First the references are added as right responses, then come the limits per question, which keep a question's first
-    responses and no reference counts towards, then the share of wrong ones, then the size. Which rows of an excess are
-    dropped is drawn with ``seed``, the same ones whatever else is in the file.
+    What a model is asked to grade by need not be an answer: a list of points to look for is none.
+    """
+    mixture = building.mixture
+    if mixture.references_as_right == "auto" and scoring_models(building.grader):
+        return mixture.model_copy(update={"references_as_right": False})
+    return mixture
+
+
+def mix(
+    candidates: Sequence[Candidate], settings: MixtureSettings, seed: int, *, asked: Sequence[Candidate] = ()
+) -> list[Candidate]:
+    """Return the candidates to train, by line; each limit applies to what the one before it has left.
+
+    First come the limits per question, which keep a question's first responses, then references are added as right
+    responses, then come the share of wrong ones and the size. Which rows of an excess are dropped is drawn with
+    ``seed``, the same ones whatever else is in the file.
+
+    Args:
+        candidates: Rows with a response, by line.
+        settings: What is kept.
+        seed: Of the draws.
+        asked: The questions, without a response, that responses were sampled for.
     """
     kept = _limit_per_question(candidates, settings)
-    if settings.references_as_right:
-        kept = _with_references(candidates, kept)
+    if settings.references_as_right == "auto":
+        solved = {one.question for one in kept if not is_wrong(one)}
+        unsolved = [one for one in asked if one.question not in solved and reasons(one.example.reference)]
+        kept = _with_references(kept, unsolved, are_expendable=True)
+    elif settings.references_as_right:
+        every = sorted([*candidates, *asked], key=lambda one: one.place)
+        kept = _with_references(kept, every, are_expendable=False)
     if settings.wrong_share is not None:
         kept = _keep_most(kept, *_counts_at_share(kept, settings.wrong_share), seed)
     if settings.max_rows is not None and len(kept) > settings.max_rows:
@@ -62,28 +87,29 @@ def _limit_per_question(candidates: Sequence[Candidate], settings: MixtureSettin
     return kept
 
 
-def _with_references(candidates: Sequence[Candidate], kept: Sequence[Candidate]) -> list[Candidate]:
-    """Return ``kept`` with the reference of every question before its responses, once, unless a response equals it."""
+def _with_references(
+    kept: Sequence[Candidate], questions: Sequence[Candidate], *, are_expendable: bool
+) -> list[Candidate]:
+    """Return ``kept`` with the reference of each of ``questions``, once, unless a right response equals it.
+
+    Expendable ones are left out, and not refused, where they turn out unfit.
+    """
     said = {(one.question, one.example.answer_text) for one in kept if not is_wrong(one)}
-    left = {(one.line, one.index): one for one in kept}
-    done: set[str] = set()
-    mixed = []
-    for candidate in candidates:
-        question, example = candidate.question, candidate.example
-        if question not in done and example.reference and (question, example.reference) not in said:
-            mixed.append(_reference_of(candidate))
-        done.add(question)
-        if (candidate.line, candidate.index) in left:
-            mixed.append(candidate)
-    return mixed
+    first = {one.question: one for one in reversed(questions)}
+    references = [
+        _reference_of(one, is_made=are_expendable)
+        for question, one in first.items()
+        if one.example.reference and (question, one.example.reference) not in said
+    ]
+    return sorted([*references, *kept], key=lambda one: one.place)
 
 
-def _reference_of(candidate: Candidate) -> Candidate:
+def _reference_of(candidate: Candidate, *, is_made: bool) -> Candidate:
     example = candidate.example
     taken = msgspec.structs.replace(
         example, messages=example.prompt, response=example.reference, judgment=None, correct=True
     )
-    return Candidate(candidate.line, REFERENCE_INDEX, taken, is_made=False)
+    return Candidate(candidate.line, REFERENCE_INDEX, taken, is_made=is_made)
 
 
 def _counts_at_share(candidates: Sequence[Candidate], share: float) -> tuple[int, int]:

@@ -21,9 +21,9 @@ class BuildReport(msgspec.Struct, frozen=True):
         duplicates: Responses that repeat another to the same question.
         graded: Responses graded, sampled or given; ``ungraded`` ones got no score and are not trained.
         unsolved: Questions without a right response that were answered with the reference shown (STaR).
-        rationalized: Responses written to them; ``rationalized_right`` are right and reach their result,
-            ``rationalizations_added`` without repetitions, in the place of ``wrong_replaced`` wrong ones.
-            ``rationalized_tokens`` are theirs in all.
+        rationalized: Responses written to them; ``rationalized_right`` are right and reach their result, of which
+            ``rationalized_bare`` only name it and are left out; ``rationalizations_added`` without repetitions, in the
+            place of ``wrong_replaced`` wrong ones. ``rationalized_tokens`` are theirs in all.
         judged: Judgments asked for; ``judgments_dropped`` counts those not used, by reason (``empty``,
             ``says_correct``, ``nothing_usable``, ``failed``). Their rows are trained without a judgment.
         mixed_out: Rows that the mixture left out; ``references_added`` is what it brought in.
@@ -47,6 +47,7 @@ class BuildReport(msgspec.Struct, frozen=True):
     rationalized: int = 0
     rationalized_tokens: int = 0
     rationalized_right: int = 0
+    rationalized_bare: int = 0
     rationalizations_added: int = 0
     wrong_replaced: int = 0
     judged: int = 0
@@ -95,10 +96,11 @@ def describe_rationalization(report: BuildReport) -> str:
     """Return a sentence about the responses that were written with the reference shown."""
     if not report.unsolved:
         return "Every question has a right response: none is answered with the reference shown."
+    bare = f" ({report.rationalized_bare} that only name the result are left out)" if report.rationalized_bare else ""
     replaced = f" in the place of {report.wrong_replaced} wrong ones" if report.wrong_replaced else ""
     return (
         f"{report.rationalized} responses to the {report.unsolved} questions without a right one, written with the "
-        f"reference shown: {report.rationalized_right} right, {report.rationalizations_added} different ones "
+        f"reference shown: {report.rationalized_right} right{bare}, {report.rationalizations_added} different ones "
         f"added{replaced}."
     )
 

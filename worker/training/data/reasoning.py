@@ -1,4 +1,4 @@
-"""Tells references that show a way from those that hold its result only. Free of torch."""
+"""Tells texts that show a way from those that hold its result only. Free of torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ _WORDS_OF_REASONING = 12
 _NEARLY_ALL = 0.9
 
 
+def reasons(text: str | None) -> bool:
+    """Return whether a text is long enough to say how its result comes about."""
+    return _count_words(text) >= _WORDS_OF_REASONING
+
+
 def lacks_steps(example: Example) -> bool:
     """Return whether the response of a row reasons and its reference cannot say which step is right."""
     return (
         isinstance(example, NLFTExample)
         and example.reference is not None
-        and _count_words(example.answer) >= _WORDS_OF_REASONING
-        and len(example.reference.split()) <= _WORDS_OF_A_RESULT
+        and reasons(example.answer.text if isinstance(example.answer, Message) else example.answer)
+        and _count_words(example.reference) <= _WORDS_OF_A_RESULT
     )
 
 
@@ -32,5 +37,5 @@ def mostly_lack_steps(examples: Sequence[Example]) -> bool:
     return sum(map(lacks_steps, examples)) > _NEARLY_ALL * len(examples)
 
 
-def _count_words(answer: str | Message | None) -> int:
-    return len((answer.text if isinstance(answer, Message) else answer or "").split())
+def _count_words(text: str | None) -> int:
+    return len((text or "").split())

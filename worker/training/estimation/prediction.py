@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from worker.training.building.candidates import Candidate
-from worker.training.building.mixture import mix
+from worker.training.building.mixture import mix, settle
 from worker.training.data.examples import NLFTExample
 from worker.training.estimation.workload import has_all, measure_workload
 from worker.training.methods import METHODS
@@ -103,7 +103,8 @@ def _plan(spec: TrainingSpec, facts: RunFacts, pace: Pace, training: Sample) -> 
         one for row in training.rows if isinstance(row.example, NLFTExample) for one in _answered(row, spec, pace)
     ]
     if candidates:
-        kept = mix(candidates, spec.building.mixture, spec.seed)
+        made = [one for one in candidates if one.is_made]
+        kept = mix(candidates, settle(spec.building), spec.seed, asked=made)
         examples: list[Example] = [one.example for one in kept]
     else:
         examples = [row.example for row in training.rows]
