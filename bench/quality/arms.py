@@ -116,6 +116,9 @@ _ALL = (
     _supervised("supervised_rollouts_k4", "rollouts", rollouts=4),
     _supervised("supervised_right_k4", "right_rollouts", rollouts=4),
     _nlft("nlft_k4", rollouts=4),
+    # questions that no rollout solves, taken from the references
+    _nlft("nlft_right_or_references", "right_or_references"),
+    _nlft("nlft_right_or_references_k4", "right_or_references", rollouts=4),
     # questions that no rollout solves, answered with the reference shown
     _rationalized("nlft_rationalized"),
     _rationalized("nlft_rationalized_and_wrong", "rationalized"),

@@ -42,6 +42,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
                     "nlft_rationalized",
                     "nlft_rationalized_and_wrong",
                     "supervised_rationalized",
+                    "nlft_right_or_references",
                     "supervised_references",
                     "nlft_references",
                     "nlft_references_and_wrong",
@@ -53,19 +54,19 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             Table(
                 "size25",
                 "25 questions, one rollout each",
-                (BASE, "supervised_rollouts_25", "supervised_right_25", "nlft_25"),
+                (BASE, "supervised_rollouts_25", "supervised_right_25", "nlft_25", "nlft_rationalized_25"),
                 against="nlft_25",
             ),
             Table(
                 "size100",
                 "100 questions, one rollout each",
-                (BASE, "supervised_rollouts_100", "supervised_right_100", "nlft_100"),
+                (BASE, "supervised_rollouts_100", "supervised_right_100", "nlft_100", "nlft_rationalized_100"),
                 against="nlft_100",
             ),
             Table(
                 "size200",
                 "200 questions, one rollout each",
-                (BASE, "supervised_rollouts_200", "supervised_right_200", "nlft_200"),
+                (BASE, "supervised_rollouts_200", "supervised_right_200", "nlft_200", "nlft_rationalized_200"),
                 against="nlft_200",
             ),
             Table(
@@ -78,9 +79,11 @@ TABLES: Mapping[str, Table] = MappingProxyType(
                     "nlft_k4",
                     "nlft_rationalized_k4",
                     "supervised_rationalized_k4",
+                    "nlft_right_or_references_k4",
+                    "nlft_references_and_rationalized_k4",
                     "supervised_references",
                 ),
-                against="nlft_k4",
+                against="nlft_rationalized_k4",
             ),
             Table(
                 "final_answer",

@@ -54,6 +54,13 @@ def references_and_wrong(judged: Sequence[Rollout]) -> list[Row]:
     return [*references(judged), *rollouts([one for one in judged if one.judgment is not None])]
 
 
+def right_or_references(judged: Sequence[Rollout]) -> list[Row]:
+    """Right rollouts, and for questions without one the worked solution."""
+    right = right_rollouts(judged)
+    solved = {one.problem.question for one in _own(judged) if one.judgment is None}
+    return [*right, *references([one for one in judged if one.problem.question not in solved])]
+
+
 def references_and_rationalized(judged: Sequence[Rollout]) -> list[Row]:
     """The worked solutions, and beside them what the model wrote itself: right rollouts, or with guidance shown."""
     known = references(judged)
@@ -102,6 +109,7 @@ BUILDERS: Mapping[str, Callable[[Sequence[Rollout]], list[Row]]] = MappingProxyT
             right_rationalized,
             references,
             references_and_wrong,
+            right_or_references,
             references_and_rationalized,
             rollouts_without_judgments,
             rollouts_final_answer,

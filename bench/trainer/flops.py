@@ -113,14 +113,22 @@ class Document:
     reused: int = 0
 
 
-def documents(sequences: Sequence[TokenSequence], *, shares: bool) -> list[Document]:
-    """Return the sizes of the sequences of one pass; with ``shares`` what they begin with alike is computed once."""
+def documents(
+    sequences: Sequence[TokenSequence], *, shares: bool, known: Sequence[TokenSequence] = ()
+) -> list[Document]:
+    """Return the sizes of the sequences of one pass.
+
+    With ``shares`` what they begin with alike is computed once, and what one of the ``known`` begins with not at all.
+    """
     if not shares:
         return [Document(len(one.input_ids), len(one.scored)) for one in sequences]
     # Among sorted sequences the longest common beginning is the one with the neighbour.
     ordered = sorted(sequences, key=lambda one: one.input_ids.tolist())
     reused = [0, *(_common(one, other) for one, other in pairwise(ordered))]
-    return [Document(len(one.input_ids), len(one.scored), common) for one, common in zip(ordered, reused, strict=True)]
+    return [
+        Document(len(one.input_ids), len(one.scored), max(common, *(_common(one, other) for other in known), 0))
+        for one, common in zip(ordered, reused, strict=True)
+    ]
 
 
 def _common(one: TokenSequence, other: TokenSequence) -> int:

@@ -48,14 +48,20 @@ def set_up(
     *,
     precision: Precision | None = None,
     shares_prefixes: bool = True,
+    lends_prefixes: bool = True,
 ) -> Trainer:
     """Return the method called ``name`` with ``settings``, ready to train the rows of ``point``."""
     adapted = attach_adapter(point.load(precision), ADAPTER, base_model_name=point.name, seed=0)
     runtime = RuntimeSettings(device=point.device, threads=1)
     micro_batch_tokens = choose_micro_batch_tokens(runtime, adapted.device)
-    scorer = Scorer(adapted, micro_batch_tokens=micro_batch_tokens, shares_prefixes=shares_prefixes)
     method = METHODS[name]
     hyperparameters = method.hyperparameters_type.model_validate(dict(settings or {}))
+    scorer = Scorer(
+        adapted,
+        micro_batch_tokens=micro_batch_tokens,
+        shares_prefixes=shares_prefixes,
+        passes=method.passes(hyperparameters) if lends_prefixes else (),
+    )
     return Trainer(
         scorer=scorer,
         stepper=Stepper(scorer, method, hyperparameters),

@@ -139,12 +139,15 @@ class Contest:
 def needed(shape: Shape, rows: Sequence[RenderedExample], variant: Variant) -> Work:
     """Return the operations that the variant's task needs on ``rows``."""
     shares = variant.shares_prefixes
-    training = trained(shape, documents([row.sequences["base"] for row in rows], shares=shares))
+    bases = [row.sequences["base"] for row in rows]
+    training = trained(shape, documents(bases, shares=shares))
     if variant.task in {"supervised", "nlft_cached"}:
         return training
     names = ("reference",) if variant.task == "two_prompts" else ("reference", "judgment")
     contexts = [row.sequences[name] for row in rows for name in names if name in row.sequences]
-    scoring = scored(shape, documents(contexts, shares=shares), with_adapter=variant.task != "two_prompts")
+    known = bases if variant.lends_prefixes and variant.task == "nlft_online" else ()
+    sizes = documents(contexts, shares=shares, known=known)
+    scoring = scored(shape, sizes, with_adapter=variant.task != "two_prompts")
     return scoring if variant.task == "scoring" else training + scoring
 
 

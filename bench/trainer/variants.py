@@ -49,6 +49,11 @@ class Variant:
         """Whether what the sequences of a pass begin with alike is computed once, as the product does."""
         return self.is_ours and bool(self.options.get("shares_prefixes", True))
 
+    @property
+    def lends_prefixes(self) -> bool:
+        """Whether what scored sequences begin with is taken from the training pass, as the product does."""
+        return self.shares_prefixes and bool(self.options.get("lends_prefixes", True))
+
 
 def _nlft(**settings: Any) -> dict[str, Any]:
     return {"method": "nlft", "settings": settings}
@@ -81,7 +86,14 @@ VARIANTS = {
             "ours:train",
             {**_nlft(scoring="online"), "shares_prefixes": False},
         ),
-        Variant("nlft_shared", "ours, NLFT, online scoring", "nlft_online", "ours:train", _nlft(scoring="online")),
+        Variant(
+            "nlft_shared",
+            "ours, NLFT, online scoring, prefixes shared within a pass",
+            "nlft_online",
+            "ours:train",
+            {**_nlft(scoring="online"), "lends_prefixes": False},
+        ),
+        Variant("nlft_lent", "ours, NLFT, online scoring", "nlft_online", "ours:train", _nlft(scoring="online")),
         Variant("scoring", "ours, the scoring passes alone", "scoring", "ours:score", points=_NOT_DEFAULT),
         Variant(
             "supervised_bf16",

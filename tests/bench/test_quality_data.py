@@ -100,6 +100,7 @@ def test_row_builders() -> None:
         "right_rationalized": 2,
         "references": 2,
         "references_and_wrong": 3,
+        "right_or_references": 2,
         "references_and_rationalized": 2,
         "rollouts_without_judgments": 2,
         "rollouts_final_answer": 2,
@@ -110,6 +111,7 @@ def test_row_builders() -> None:
     }
     assert rows["right_rationalized"][1]["response"] == judged()[1].problem.solution
     assert "judgment" not in rows["right_rationalized"][1]
+    assert rows["right_or_references"] == [*rows["right_rollouts"], rows["references"][1]]
     assert all(row["response"] == row["reference"] for row in rows["references"])
     assert [row.get("correct") for row in rows["rollouts_without_judgments"]] == [True, False]
     short = rows["rollouts_final_answer"][1]

@@ -55,6 +55,7 @@ def test_a_common_beginning_counts_once() -> None:
         Document(4, 1, 0),
     ]
     assert documents(three, shares=False) == [Document(4, 1), Document(2, 1), Document(3, 1)]
+    assert documents(three[:1], shares=True, known=three[1:]) == [Document(4, 1, 2)]
     # Four tokens see 1 + 2 + 3 + 4 pairs; the third sequence adds the three of its last token.
     shared = scored(SHAPE, [Document(4, 1), Document(3, 1, reused=2)], with_adapter=False)
     assert shared.attention == 2 * (16 + 9 - 4) * 32 * 2
@@ -91,10 +92,11 @@ def test_predicted_ratios_are_those_of_the_research() -> None:
     shape, rows = Shape.of(point.model_config(), rank=16), point.rows()
     work = {
         name: needed(shape, rows, VARIANTS[name]).total
-        for name in ("supervised", "nlft_online", "nlft_shared", "scoring")
+        for name in ("supervised", "nlft_online", "nlft_shared", "nlft_lent", "scoring")
     }
     assert work["nlft_online"] / work["supervised"] == pytest.approx(1.94, abs=0.03)
     assert work["nlft_shared"] / work["supervised"] == pytest.approx(1.86, abs=0.03)
+    assert work["nlft_lent"] / work["supervised"] == pytest.approx(1.67, abs=0.03)
     assert work["nlft_shared"] == work["supervised"] + work["scoring"]
 
 

@@ -83,7 +83,7 @@ def test_bars_of_a_made_run() -> None:
         supervised=[1.0],
         nlft_frozen=[1.01],
         nlft_online=[2.0],
-        nlft_shared=[1.8],
+        nlft_lent=[1.8],
         trl=[3.0],
         trl_packed=[2.5],
         published_1=[9.0],

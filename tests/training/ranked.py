@@ -146,9 +146,9 @@ def refusals(end: End) -> dict[str, Patch]:
             end.refused += 1
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    def score_in_little_memory(self: Forward, documents: Any) -> Any:
+    def score_in_little_memory(self: Forward, documents: Any, **caches: Any) -> Any:
         refuse(sum(len(document.input_ids) for document in documents) if len(documents) > 1 else 0)
-        return score(self, documents)
+        return score(self, documents, **caches)
 
     def multiply_in_little_memory(self: LlamaMLP, x: Any) -> Any:
         refuse(x.shape[1])

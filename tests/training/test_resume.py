@@ -24,6 +24,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "supervised with dropout": {"method": "supervised", "adapter": LoraSettings(r=4, dropout=0.2)},
     "nlft, frozen": {"method": "nlft"},
     "nlft, once an epoch": {"method": "nlft", "scoring": "epoch"},
+    "nlft, online": {"method": "nlft", "scoring": "online"},
     "nlft, online, all terms, dropout": {"method": "nlft", "adapter": LoraSettings(r=4, dropout=0.1), **EVERYTHING},
 }
 STEPS = 9
@@ -120,23 +121,24 @@ def short_memory(tokens: int) -> Iterator[None]:
     """Let every forward pass with gradient of more than ``tokens`` run out of memory."""
     score = Forward.score
 
-    def refuse(forward: Forward, documents: Sequence[TokenSequence]) -> DocumentScores:
+    def refuse(forward: Forward, documents: Sequence[TokenSequence], **caches: Any) -> DocumentScores:
         if not torch.is_inference_mode_enabled() and sum(len(document.input_ids) for document in documents) > tokens:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return score(forward, documents)
+        return score(forward, documents, **caches)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Forward, "score", refuse)
         yield
 
 
-def test_a_resumed_run_knows_that_memory_ran_short(tmp_path: Path, tiny_model: TinyModel) -> None:
-    run, straight = RUNS["supervised with dropout"], tmp_path / "straight"
+@pytest.mark.parametrize("name", ["supervised with dropout", "nlft, online"])
+def test_a_resumed_run_knows_that_memory_ran_short(tmp_path: Path, tiny_model: TinyModel, name: str) -> None:
+    run, straight = RUNS[name], tmp_path / "straight"
     spec = begin(straight, tiny_model(), run)
     observer = RecordingObserver()
     with short_memory(60):
         train(straight, spec, observer)
     assert any("Memory ran short" in event.message for event in observer.of(MessageEvent))
     stop_and_continue(tmp_path, tiny_model(), run, 3, memory=short_memory(60))
-    name = "adapter_model.safetensors"
-    assert (tmp_path / "second/outputs" / name).read_bytes() == (straight / "outputs" / name).read_bytes()
+    weights = "outputs/adapter_model.safetensors"
+    assert (tmp_path / "second" / weights).read_bytes() == (straight / weights).read_bytes()

@@ -126,6 +126,33 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path, tiny_model: T
     assert observer.of(CheckpointEvent)[-1].step == result.steps
 
 
+SLOWER = {
+    "nothing": ("llama", {}, []),
+    "dropout": (
+        "llama",
+        {"dropout": 0.1},
+        ["14 of 14 adapted layers run PEFT's own code (dropout)", "With dropout on the adapter, scoring cannot go on"],
+    ),
+    "transposed layers": ("gpt2", {}, ["8 of 8 adapted layers run PEFT's own code (base layer of the kind Conv1D)"]),
+}
+
+
+@pytest.mark.parametrize(("family", "adapter", "told"), SLOWER.values(), ids=SLOWER.keys())
+def test_a_run_says_once_what_keeps_it_from_the_fast_way(
+    tmp_path: Path, tiny_model: TinyModel, family: str, adapter: dict[str, Any], told: list[str]
+) -> None:
+    chosen = {"n_epochs": 1, "batch_size": 2, "scoring": "online"}
+    settings = LoraSettings(r=4, **adapter)
+    spec = make_workspace(
+        tmp_path, tiny_model(family), sum_rows(6), method="nlft", hyperparameters=chosen, adapter=settings
+    )
+    observer = RecordingObserver()
+    train(tmp_path, spec, observer)
+    slower = [event.message for event in observer.of(MessageEvent) if "expect slower" in event.message]
+    assert len(slower) == len(told)
+    assert all(any(one in message for message in slower) for one in told)
+
+
 @pytest.mark.parametrize("after_step", [0, 1])
 def test_cancel_ends_the_run_at_once_and_keeps_nothing(tmp_path: Path, tiny_model: TinyModel, after_step: int) -> None:
     spec = make_workspace(tmp_path, tiny_model(), sum_rows(8), method="nlft", hyperparameters=NLFT_EPOCHS)

@@ -20,6 +20,7 @@ from worker.training.engine.step import Stepper
 from worker.training.events import MessageEvent, Phase, PhaseEvent
 from worker.training.model.adapter import attach_adapter
 from worker.training.model.base_model import LoadedModel, load_base_model
+from worker.training.model.lora import describe_unfused
 from worker.training.preparation import (
     PreparedData,
     Recipe,
@@ -140,9 +141,14 @@ def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Sur
     loaded, recipe, data = parts.loaded, parts.recipe, parts.data
     adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
     micro_batch_tokens = choose_micro_batch_tokens(spec.runtime, loaded.device)
-    scorer = Scorer(adapted, micro_batch_tokens=micro_batch_tokens, forward=given.models.choose_forward(adapted))
-    scorer.memory.checkpoint_layers(spec.runtime.checkpointed_layers)
     chosen = recipe.hyperparameters
+    scorer = Scorer(
+        adapted,
+        micro_batch_tokens=micro_batch_tokens,
+        forward=given.models.choose_forward(adapted),
+        passes=recipe.method.passes(chosen),
+    )
+    scorer.memory.checkpoint_layers(spec.runtime.checkpointed_layers)
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=total_steps)
     chronicle = Chronicle(workspace, spec, recipe, data, loaded.tokenizer)
@@ -150,7 +156,7 @@ def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Sur
     state = fingerprint(spec, training_sha256)
     scores = ContextScores(workspace, spec, recipe, data, loaded)
     files = {**chronicle.companions, **scores.companions, **KeptRows.of_workspace(workspace).files}
-    for limitation in scorer.limitations:
+    for limitation in (*scorer.limitations, *describe_unfused(adapted)):
         observer.emit(MessageEvent("warn", limitation))
     return Run(
         workspace=workspace,

@@ -103,6 +103,11 @@ class LoraSettings(SpecModel):
     target_modules: Literal["all-linear"] | list[str] = Field(
         "all-linear", description="`all-linear` (every linear layer but the head) or names of modules."
     )
+    layers_to_transform: Literal["all"] | Annotated[list[int], Field(min_length=1)] = Field(
+        "all",
+        description="`all` or indices of the decoder layers to adapt: 0 is the lowest, -1 the highest. Below the "
+        "lowest adapted one nothing is kept for the backward pass, which ends there.",
+    )
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (https://arxiv.org/abs/2312.03732).")
 
 

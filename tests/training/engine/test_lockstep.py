@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.training.models import adapt, random_model
-from worker.training.engine.decoder_layers import find_decoder_layers, find_lowest_trained
 from worker.training.engine.lockstep import Lockstep
 from worker.training.errors import SpecError
+from worker.training.model.decoder_layers import find_decoder_layers, find_lowest_trained
 
 
 def test_a_model_without_known_layers_is_refused() -> None:

@@ -69,12 +69,13 @@ def test_rounding_that_differs_from_call_to_call_is_no_leak() -> None:
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_half_precision_is_packed_and_shared(family: str) -> None:
+def test_half_precision_is_packed_shared_and_lent(family: str) -> None:
     model = inner(adapt(random_model(family)).to(dtype=torch.bfloat16))
-    probed = choose_forward(model)
+    probed = choose_forward(model, lends=True)
     assert probed.limitations == ()
     assert probed.packs
     assert probed.shares
+    assert probed.lends
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Accumulation is exact; nothing broken is ever stepped; memory running short costs time, not results."""
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -8,7 +7,15 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from tests.training.engine.prepared import BUDGET, completions, make_scorer, prepare
+from tests.training.engine.prepared import (
+    BUDGET,
+    GradientKeeper,
+    completions,
+    limit_activations,
+    limit_memory,
+    make_scorer,
+    prepare,
+)
 from tests.training.models import gradients, inner
 from worker.training.engine.optimizer import AdapterOptimizer
 from worker.training.engine.scoring import Scorer
@@ -36,13 +43,6 @@ def trainer(
     adapted, scorer = make_scorer(budget, **adapter)
     optimizer = AdapterOptimizer(adapted, chosen, total_steps=10)
     return adapted, scorer, Stepper(scorer, method or Supervised(), chosen), optimizer
-
-
-class GradientKeeper(AdapterOptimizer):
-    """Keeps the gradient of a step where the real one applies it."""
-
-    def step(self, step: int) -> None:
-        pass
 
 
 def gradient_of(method: Method, chosen: Hyperparameters, rows: list[Any], budget: int) -> dict[str, Tensor]:
@@ -120,16 +120,6 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_step(broken: fl
     assert gradients(adapted) == {}
 
 
-def limit_memory(adapted: PeftModel, tokens: int) -> None:
-    """Let every forward pass of more than ``tokens`` run out of memory, as a small device does."""
-
-    def refuse(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if named["input_ids"].numel() > tokens:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    inner(adapted).base_model.register_forward_pre_hook(refuse, with_kwargs=True)
-
-
 def test_short_memory_halves_the_micro_batch_and_repeats_the_step() -> None:
     results = []
     for tokens in (BUDGET, 35):
@@ -145,20 +135,6 @@ def test_short_memory_halves_the_micro_batch_and_repeats_the_step() -> None:
     assert results[1][1] <= 39
     for small, large in zip(results[1][0], results[0][0], strict=True):
         torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-6)
-
-
-def limit_activations(adapted: PeftModel, size: int) -> AbstractContextManager[Any]:
-    """Let every forward pass that keeps more than ``size`` bytes for its backward pass run out of memory."""
-    kept = [0]
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[0] += tensor.numel() * tensor.itemsize
-        if kept[0] > size:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return tensor
-
-    inner(adapted).base_model.register_forward_pre_hook(lambda *_: kept.__setitem__(0, 0))
-    return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
 
 
 @pytest.mark.parametrize(("size", "checkpointed"), [(450_000, 0), (250_000, 1), (100_000, 2)])

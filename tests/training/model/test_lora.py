@@ -7,8 +7,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from worker.training.model.lora import FusedLoraLinear
+from worker.training.model.lora import FusedLoraLinear, describe_unfused
 
 
 class Layer(nn.Module):
@@ -87,12 +88,50 @@ def test_a_switched_off_adapter_has_no_effect() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}], ids=["dropout", "DoRA", "bias"]
+    ("settings", "reason"),
+    [
+        ({"lora_dropout": 0.5}, "dropout"),
+        ({"use_dora": True}, "DoraLinearVariant"),
+        ({"lora_bias": True}, "bias of the adapter"),
+    ],
+    ids=["dropout", "DoRA", "bias"],
 )
-def test_other_forms_run_pefts_own_code(settings: dict[str, Any]) -> None:
+def test_other_forms_run_pefts_own_code_and_are_told(settings: dict[str, Any], reason: str) -> None:
     model = adapted(fused=True, bias=True, **settings)
     model.train()
     assert not is_fused(model(torch.randn(3, 24)))
+    (told,) = describe_unfused(model)
+    assert told == f"1 of 1 adapted layers run PEFT's own code ({reason}): expect slower training."
+
+
+def test_a_trained_bias_of_the_base_layer_gets_its_gradient() -> None:
+    model = adapted(fused=True, bias=True)
+    layer = next(module for module in model.modules() if isinstance(module, PeftLinear))
+    layer.base_layer.bias.requires_grad_()
+    output = model(torch.randn(3, 24))
+    assert not is_fused(output)
+    torch.autograd.backward(output.sum())
+    assert layer.base_layer.bias.grad is not None
+    (told,) = describe_unfused(model)
+    assert "(trained base layer)" in told
+
+
+@pytest.mark.parametrize("target", ["table", "turned"])
+def test_layers_of_other_kinds_are_told(target: str) -> None:
+    model = nn.Module()
+    model.table, model.turned = nn.Embedding(7, 24), Conv1D(40, 24)
+    peft = get_peft_model(model, LoraConfig(target_modules=[target], fan_in_fan_out=True))
+    (told,) = describe_unfused(peft)
+    assert {"table": "adapter of the kind Embedding", "turned": "base layer of the kind Conv1D"}[target] in told
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True, "r": 8}], ids=["plain", "rsLoRA"])
+def test_nothing_is_told_of_what_is_fused(settings: dict[str, Any]) -> None:
+    model = adapted(fused=True, **settings)
+    x = torch.randn(3, 24)
+    assert is_fused(model(x))
+    torch.testing.assert_close(model(x), adapted(fused=False, **settings)(x), rtol=1e-5, atol=1e-6)
+    assert describe_unfused(model) == []
 
 
 def test_dropout_matters_in_training_alone() -> None:

@@ -24,25 +24,42 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from worker.training.engine.packing import Layout
+    from worker.training.engine.prefix_cache import PrefixCache
 
 PACKED_ATTENTION = "packed_documents"
 _UNSUPPORTED = ("s_aux", "position_bias")
 
-_current_layout: ContextVar[Layout] = ContextVar("current_layout")
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Where the documents of a pass lie, which cache keeps its keys and values, and which lends it some."""
+
+    layout: Layout
+    into: PrefixCache | None
+    behind: PrefixCache | None
+
+
+_current_pass: ContextVar[_Pass] = ContextVar("current_pass")
 
 
 @contextmanager
-def packed(layout: Layout) -> Iterator[None]:
-    """Tell the attention layers of the forward pass inside where the documents lie."""
-    token = _current_layout.set(layout)
+def packed(layout: Layout, *, into: PrefixCache | None = None, behind: PrefixCache | None = None) -> Iterator[None]:
+    """Tell the attention layers of the forward pass inside where the documents lie.
+
+    Args:
+        layout: Of the row.
+        into: Keeps every layer's keys and values.
+        behind: Holds those that ``layout`` counts as cached.
+    """
+    token = _current_pass.set(_Pass(layout, into, behind))
     try:
         yield
     finally:
-        _current_layout.reset(token)
+        _current_pass.reset(token)
 
 
 def attend_packed(
-    module: nn.Module,  # noqa: ARG001 - the registry's shape
+    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -56,10 +73,10 @@ def attend_packed(
 ) -> tuple[Tensor, None]:
     """Return causal attention within each document [1, T, heads, head size] and no weights.
 
-    Where documents share a prefix, the queries behind it see its keys and their own.
+    Where documents share a prefix, in the row or in a cache, the queries behind it see its keys and their own.
 
     Args:
-        module: Unused.
+        module: The attention layer.
         query: [1, heads, T, head size].
         key: [1, key heads, T, head size].
         value: [1, key heads, T, head size].
@@ -75,7 +92,12 @@ def attend_packed(
     """
     if any(others.get(name) is not None for name in _UNSUPPORTED):
         raise NotImplementedError(f"packed attention knows none of {_UNSUPPORTED}")
-    layout = _current_layout.get()
+    current = _current_pass.get()
+    layout = current.layout
+    if current.into is not None:
+        current.into.keep(module, key, value)
+    if current.behind is not None and layout.shared is not None and layout.shared.cached:
+        key, value = current.behind.prepend(module, key, value)
     options = _Options(scaling, dropout, sliding_window, softcap)
     if _fits_varlen(query, value, options):
         return _attend_varlen((query, key, value), layout, options), None

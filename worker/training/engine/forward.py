@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from worker.training.engine.head import Head
     from worker.training.engine.packing import Pack
+    from worker.training.engine.prefix_cache import PrefixCache
     from worker.training.types import TokenSequence
 
 
@@ -55,6 +56,7 @@ class Forward:
         head: None scores through the model's own logits.
         narrows: Of the last layer is computed what is read; needs ``head``.
         shares: In a pack, what documents begin with alike is computed once; needs ``packs``.
+        lends: Keys and values of one pass serve others over documents that begin alike; needs ``shares``.
         limitations: What keeps the model from the fastest way, each a sentence.
     """
 
@@ -63,6 +65,7 @@ class Forward:
     head: Head | None
     narrows: bool = False
     shares: bool = False
+    lends: bool = False
     limitations: tuple[str, ...] = ()
 
     @contextmanager
@@ -84,12 +87,28 @@ class Forward:
             if self.packs:
                 self.model.set_attn_implementation(own)
 
-    def score(self, documents: Sequence[TokenSequence]) -> DocumentScores:
-        """Return the scores of ``documents`` (at least one), with gradient where autograd is on."""
-        groups = [documents] if self.packs else [[document] for document in documents]
-        parts = [self.score_pack(pack_documents(group, self.model.device, shares=self.shares)) for group in groups]
-        if len(parts) == 1:
-            return parts[0]
+    def score(
+        self,
+        documents: Sequence[TokenSequence],
+        *,
+        into: PrefixCache | None = None,
+        behind: PrefixCache | None = None,
+    ) -> DocumentScores:
+        """Return the scores of ``documents`` (at least one), with gradient where autograd is on.
+
+        Args:
+            documents: What to score.
+            into: Is filled with the keys and values of all layers; only where this ``lends``.
+            behind: What documents begin with like those in it is not computed again; only where this ``lends``.
+        """
+        device = self.model.device
+        if self.packs:
+            pack = pack_documents(documents, device, shares=self.shares, behind=behind)
+            scores = self.score_pack(pack, into=into, behind=behind)
+            if into is not None:
+                into.complete(documents, pack)
+            return scores
+        parts = [self.score_pack(pack_documents([document], device)) for document in documents]
         columns = zip(*((part.logprobs, part.hits, part.hidden) for part in parts), strict=True)
         return DocumentScores(*(torch.cat(column) for column in columns))
 
@@ -97,13 +116,15 @@ class Forward:
         """Add the gradient of ``loss``, a function of log-probabilities from ``score``, to the adapter's."""
         torch.autograd.backward(loss)
 
-    def score_pack(self, pack: Pack) -> DocumentScores:
+    def score_pack(
+        self, pack: Pack, *, into: PrefixCache | None = None, behind: PrefixCache | None = None
+    ) -> DocumentScores:
         """Return the scores of the documents of ``pack``: of one only, where this does not pack."""
         inputs: dict[str, Any] = {"input_ids": pack.input_ids, "use_cache": False}
         if self.packs:
             inputs["position_ids"] = pack.position_ids
         read = reading(pack.read, pack.input_ids.shape[1]) if self.narrows else nullcontext()
-        with packed(pack.layout), read:
+        with packed(pack.layout, into=into, behind=behind), read:
             if self.head is not None:
                 hidden = self.model.base_model(**inputs).last_hidden_state[0, pack.predicting]
                 logprobs, hits = self.head.score(hidden, pack.targets)

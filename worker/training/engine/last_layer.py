@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from worker.training.engine.decoder_layers import find_decoder_layers
+from worker.training.model.decoder_layers import find_decoder_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

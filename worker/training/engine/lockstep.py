@@ -21,8 +21,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from worker.training.engine.decoder_layers import find_decoder_layers, find_lowest_trained
 from worker.training.errors import SpecError
+from worker.training.model.decoder_layers import find_decoder_layers, find_lowest_trained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

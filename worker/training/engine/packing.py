@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from worker.training.engine.prefix_cache import PrefixCache
     from worker.training.engine.prefixes import Segment
     from worker.training.types import TokenSequence
 
@@ -33,16 +34,18 @@ class SharedKeys:
     """What each segment's queries see where segments share prefixes: K keys in all, a document's beginning first.
 
     Attributes:
-        spans: For each segment the ranges of the row that hold its keys, in order of position, its own tokens last.
+        spans: For each segment the ranges of rows that hold its keys, in order of position, its own tokens last.
         places: int64 [K], those ranges one after the other.
         boundaries: int32 [segments + 1], where each segment's keys begin in ``places``.
         longest: Keys of the segment that has most.
+        cached: Rows of a prefix cache that are counted before those of the pack; 0 where it uses none.
     """
 
     spans: tuple[tuple[range, ...], ...]
     places: Tensor
     boundaries: Tensor
     longest: int
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Pack:
         predicting: int64 [N], indices into T of the positions whose output predicts a scored token.
         read: int64 [M], the same indices, each once.
         targets: int64 [N], the scored tokens.
-        places: For each document the indices into T of its tokens, on the host.
+        places: For each document the indices into T of its tokens, on the host; those in a prefix cache have none.
     """
 
     layout: Layout
@@ -85,49 +88,89 @@ class Pack:
     places: tuple[NDArray[np.int64], ...]
 
 
-def pack_documents(documents: Sequence[TokenSequence], device: torch.device, *, shares: bool = False) -> Pack:
-    """Return ``documents`` (at least one) as one pack on ``device``; ``shares``: what begins alike lies there once."""
-    ids = [document.input_ids for document in documents]
+def pack_documents(
+    documents: Sequence[TokenSequence],
+    device: torch.device,
+    *,
+    shares: bool = False,
+    behind: PrefixCache | None = None,
+) -> Pack:
+    """Return ``documents`` (at least one) as one pack on ``device``.
+
+    Args:
+        documents: What to pack.
+        device: Where the tensors go.
+        shares: What documents begin with alike lies there once.
+        behind: What they begin with like documents in this cache does not lie there at all; only where ``shares``.
+    """
+    known = () if behind is None else behind.documents
+    ids = [document.input_ids for document in (*known, *documents)]
     segments, paths = find_segments(ids, shares=shares)
-    lengths = tuple(segment.stop - segment.start for segment in segments)
+    paths = paths[len(known) :]
+    lent = _find_lent(segments, paths, documents, known=len(known))
+    computed = sorted({index for path in paths for index in path} - lent)
+    lengths = tuple(segments[index].stop - segments[index].start for index in computed)
     boundaries = np.concatenate(([0], np.cumsum(lengths)))
-    ranges = [range(*ends) for ends in pairwise(boundaries.tolist())]
-    places = tuple(np.concatenate([ranges[index] for index in path]) for path in paths)
+    cached = behind.rows if behind is not None and lent else 0
+    rows = {
+        index: np.arange(*ends) + cached for index, ends in zip(computed, pairwise(boundaries.tolist()), strict=True)
+    }
+    rows |= {index: _find_rows(segments[index], behind) for index in lent if behind is not None}
+    places = [np.concatenate([rows[index] for index in path]) - cached for path in paths]
     predicting = np.concatenate([own[document.scored - 1] for own, document in zip(places, documents, strict=True)])
+    spelled = [segments[index] for index in computed]
+    keys = [[rows[place] for place in (*segments[index].ancestors, index)] for index in computed]
     return Pack(
-        Layout(lengths, _place(boundaries, device, torch.int32), _share_keys(segments, ranges, device)),
-        _place(np.concatenate([ids[s.document][s.start : s.stop] for s in segments]), device).unsqueeze(0),
-        _place(np.concatenate([np.arange(s.start, s.stop) for s in segments]), device).unsqueeze(0),
+        Layout(lengths, _place(boundaries, device, torch.int32), _share_keys(keys, cached, device)),
+        _place(np.concatenate([ids[s.document][s.start : s.stop] for s in spelled]), device).unsqueeze(0),
+        _place(np.concatenate([np.arange(s.start, s.stop) for s in spelled]), device).unsqueeze(0),
         _place(predicting, device),
         _place(np.unique(predicting), device),
         _place(np.concatenate([document.input_ids[document.scored] for document in documents]), device),
-        places,
+        tuple(own[own >= 0] for own in places),
     )
 
 
-def _share_keys(segments: Sequence[Segment], ranges: Sequence[range], device: torch.device) -> SharedKeys | None:
-    if not any(segment.ancestors for segment in segments):
+def _find_lent(
+    segments: Sequence[Segment], paths: Sequence[Sequence[int]], documents: Sequence[TokenSequence], *, known: int
+) -> set[int]:
+    """Return those ``segments`` on the ``paths`` of ``documents`` whose keys suffice.
+
+    They spell one of the first ``known`` texts, which come before the documents, and predict nothing that is asked for.
+    """
+    asked = {
+        index
+        for path, document in zip(paths, documents, strict=True)
+        for index in path
+        # A cache holds no final hidden states. The last token is always computed, so that there is something to pack.
+        if segments[index].stop > (document.scored[0] - 1 if len(document.scored) else len(document.input_ids) - 1)
+    }
+    return {index for path in paths for index in path if segments[index].document < known} - asked
+
+
+def _find_rows(segment: Segment, cache: PrefixCache) -> NDArray[np.int64]:
+    return cache.places[segment.document][segment.start : segment.stop]
+
+
+def _share_keys(keys: Sequence[Sequence[NDArray[np.int64]]], cached: int, device: torch.device) -> SharedKeys | None:
+    """Return what the segments' queries see, from the rows of each one's ancestors and its own; None: those alone."""
+    if all(len(parts) == 1 for parts in keys):
         return None
-    paths = [(*segment.ancestors, index) for index, segment in enumerate(segments)]
-    keys = [np.concatenate([ranges[index] for index in path]) for path in paths]
-    boundaries = np.concatenate(([0], np.cumsum([len(own) for own in keys])))
+    places = [np.concatenate(parts) for parts in keys]
+    boundaries = np.concatenate(([0], np.cumsum([len(own) for own in places])))
     return SharedKeys(
-        tuple(_join([ranges[index] for index in path]) for path in paths),
-        _place(np.concatenate(keys), device),
+        tuple(_find_runs(own) for own in places),
+        _place(np.concatenate(places), device),
         _place(boundaries, device, torch.int32),
-        max(len(own) for own in keys),
+        max(len(own) for own in places),
+        cached,
     )
 
 
-def _join(ranges: Sequence[range]) -> tuple[range, ...]:
-    """Return ``ranges`` with those joined that touch: a first branch lies right behind its prefix."""
-    joined = [ranges[0]]
-    for following in ranges[1:]:
-        if joined[-1].stop == following.start:
-            joined[-1] = range(joined[-1].start, following.stop)
-        else:
-            joined.append(following)
-    return tuple(joined)
+def _find_runs(places: NDArray[np.int64]) -> tuple[range, ...]:
+    """Return ``places`` as ranges of consecutive ones: a first branch lies right behind its prefix."""
+    runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
+    return tuple(range(int(run[0]), int(run[-1]) + 1) for run in runs)
 
 
 def _place(values: NDArray[np.integer], device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:

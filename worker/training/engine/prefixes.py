@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,25 +56,53 @@ def find_segments(ids: Sequence[NDArray[np.int32]], *, shares: bool) -> tuple[li
     return segments, paths
 
 
-def group_by_prefix(ids: Sequence[NDArray[np.int32]], budget: int, *, shares: bool) -> list[list[int]]:
+def group_by_prefix(
+    ids: Sequence[NDArray[np.int32]], budget: int, *, shares: bool, known: Sequence[NDArray[np.int32]] = ()
+) -> list[list[int]]:
     """Return indices of documents in micro-batches of at most ``budget`` tokens, those that begin alike together.
 
-    Where it ``shares``, tokens that two neighbours begin with count once. An oversized document comes alone.
+    Where it ``shares``, tokens that two neighbours begin with count once, and those that one of the ``known`` texts
+    begins with not at all. An oversized document comes alone.
     """
-    order = sorted(range(len(ids)), key=lambda index: ids[index].astype(">i4").tobytes())
+    spelled = [_spell(own) for own in ids]
+    lent = _count_known(ids, spelled, known)
+    order = sorted(range(len(ids)), key=spelled.__getitem__)
     groups: list[list[int]] = []
     total = 0
     for position, index in enumerate(order):
         own = len(ids[index])
-        common = _common(ids[order[position - 1]], ids[index]) if position and shares else 0
-        added = own - (common if common >= LEAST_SHARED else 0)
+        common = _count_shared(ids[order[position - 1]], ids[index]) if position and shares else 0
+        added = own - max(common, lent[index])
         if groups and total + added <= budget:
             groups[-1].append(index)
             total += added
         else:
             groups.append([index])
-            total = own
+            total = own - lent[index]
     return groups
+
+
+def _count_known(
+    ids: Sequence[NDArray[np.int32]], spelled: Sequence[bytes], known: Sequence[NDArray[np.int32]]
+) -> list[int]:
+    """Return for each document, ``spelled`` as it sorts, how many tokens it begins with that a known text does."""
+    ordered = sorted(known, key=_spell)
+    places = [bisect(ordered, own, key=_spell) for own in spelled]
+    # Among sorted texts the longest common beginning is the one with a neighbour.
+    return [
+        max((_count_shared(own, one) for one in ordered[max(0, place - 1) : place + 1]), default=0)
+        for own, place in zip(ids, places, strict=True)
+    ]
+
+
+def _count_shared(first: NDArray[np.int32], second: NDArray[np.int32]) -> int:
+    common = _common(first, second)
+    return common if common >= LEAST_SHARED else 0
+
+
+def _spell(ids: NDArray[np.int32]) -> bytes:
+    """Return bytes that sort as the tokens do."""
+    return ids.astype(">i4").tobytes()
 
 
 def _branch(ids: Sequence[NDArray[np.int32]], members: Sequence[int], start: int) -> list[list[int]]:

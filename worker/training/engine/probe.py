@@ -19,6 +19,7 @@ from worker.training.engine.forward import Forward
 from worker.training.engine.head import find_head
 from worker.training.engine.last_layer import find_narrowable
 from worker.training.engine.packing import pack_documents
+from worker.training.engine.prefix_cache import PrefixCache
 from worker.training.engine.prefixes import LEAST_SHARED
 from worker.training.types import TokenSequence
 
@@ -44,11 +45,19 @@ class _Unfit(Exception):  # noqa: N818 - a finding, not an error
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """Two ``documents`` and the log-probabilities of their scored tokens by the model's ``own`` logits [N]."""
+    """What a candidate is asked for.
+
+    Attributes:
+        own: Scores through the model's own logits.
+        documents: Two, with a common prefix.
+        expected: Log-probabilities of their scored tokens by ``own`` [N].
+        first: Documents of an earlier pass whose keys and values the candidate goes on from.
+    """
 
     own: Forward
     documents: Sequence[TokenSequence]
     expected: Tensor
+    first: Sequence[TokenSequence] = ()
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> _Probe:
@@ -57,13 +66,24 @@ class _Probe:
         with torch.no_grad():
             return cls(own, documents, own.score(documents).logprobs)
 
+    def behind(self) -> _Probe:
+        """Return the probe of what goes on behind the first document, so that nothing of their prefix is asked for."""
+        late = [document.scored > _PREFIX_LENGTH for document in self.documents]
+        documents = [
+            TokenSequence(document.input_ids, document.scored[kept])
+            for document, kept in zip(self.documents, late, strict=True)
+        ]
+        expected = self.expected[torch.from_numpy(np.concatenate(late)).to(self.expected.device)]
+        return replace(self, documents=documents, expected=expected, first=documents[:1])
 
-def choose_forward(model: PreTrainedModel, *, shares: bool = True) -> Forward:
+
+def choose_forward(model: PreTrainedModel, *, shares: bool = True, lends: bool = False) -> Forward:
     """Return the fastest way to run ``model`` that agrees with its own logits on a probe, and why it is no faster.
 
     Args:
         model: In eval mode.
         shares: Also try to compute common prefixes once.
+        lends: Try to take what later passes have in common with an earlier one from that, too.
     """
     probe = _Probe.of(model)
     chosen, limitations = _find_packed(probe) or _find_step_by_step(probe)
@@ -74,6 +94,13 @@ def choose_forward(model: PreTrainedModel, *, shares: bool = True) -> Forward:
             limitations.append(
                 f"Prompts that begin alike cannot share their computation on this base model ({reason}): "
                 "expect slower scoring."
+            )
+    if chosen.shares and lends:
+        chosen, reason = _try(replace(chosen, lends=True), chosen, probe.behind())
+        if not chosen.lends:
+            limitations.append(
+                f"What training computes of a prompt cannot serve scoring on this base model ({reason}): "
+                "expect slower online scoring."
             )
     return replace(chosen, limitations=tuple(limitations))
 
@@ -125,7 +152,7 @@ def _try(candidate: Forward, otherwise: Forward, probe: _Probe) -> tuple[Forward
     try:
         with candidate.attention():
             if candidate.packs:
-                logprobs = _check_apart(candidate, probe.documents)
+                logprobs = _check_apart(candidate, probe)
             else:
                 with torch.no_grad():
                     logprobs = candidate.score(probe.documents).logprobs
@@ -144,8 +171,8 @@ def _check_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
         raise _Unfit(msg)
 
 
-def _check_apart(candidate: Forward, documents: Sequence[TokenSequence]) -> Tensor:
-    """Return the log-probabilities of ``documents`` [N]; no document may depend on what only others hold.
+def _check_apart(candidate: Forward, probe: _Probe) -> Tensor:
+    """Return the log-probabilities of the documents [N]; none may depend on what only others hold.
 
     Raises:
         _Unfit: One does, or it cannot be told.
@@ -153,10 +180,14 @@ def _check_apart(candidate: Forward, documents: Sequence[TokenSequence]) -> Tens
     layers = getattr(candidate.model.config.get_text_config(), "layer_types", None) or ["full_attention"]
     if not _PACKABLE_LAYERS.issuperset(layers):
         raise _Unfit(f"it has layers of the kinds {', '.join(sorted(set(layers) - _PACKABLE_LAYERS))}")
-    pack = pack_documents(documents, candidate.model.device, shares=candidate.shares)
+    cache = PrefixCache() if probe.first else None
+    if cache is not None:
+        with torch.no_grad():
+            candidate.score(probe.first, into=cache)
+    pack = pack_documents(probe.documents, candidate.model.device, shares=candidate.shares, behind=cache)
     with torch.enable_grad(), _embeddings_of(candidate.model) as embeddings:
-        logprobs = candidate.score_pack(pack).logprobs
-        scores = torch.split(logprobs, [len(document.scored) for document in documents])
+        logprobs = candidate.score_pack(pack, behind=cache).logprobs
+        scores = torch.split(logprobs, [len(document.scored) for document in probe.documents])
         for own, places in zip(scores, pack.places, strict=True):
             _check_dependence(own, embeddings, places, pack)
     return logprobs.detach()

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from worker.training.engine.decoder_layers import find_decoder_layers, find_lowest_trained
+from worker.training.model.decoder_layers import find_decoder_layers, find_lowest_trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

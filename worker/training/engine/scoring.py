@@ -15,6 +15,7 @@ from torch import nn
 from worker.training.engine.cache_filling import CacheFill, CacheFiller
 from worker.training.engine.forward import DocumentScores
 from worker.training.engine.memory import MemoryLadder
+from worker.training.engine.prefix_cache import PrefixCache
 from worker.training.engine.prefixes import group_by_prefix
 from worker.training.engine.probe import choose_forward
 from worker.training.types import ScoredBatch, TokenScores
@@ -55,6 +56,7 @@ class Scorer:
         micro_batch_tokens: Most tokens of one forward pass to begin with; ``memory`` lowers it where it must.
         forward: How to run the model; None: the fastest way that a probe finds.
         shares_prefixes: That way may compute what documents of a pass begin with alike once.
+        passes: Of a training step; where one can serve another with what it has computed, that is tried as well.
     """
 
     def __init__(
@@ -64,11 +66,10 @@ class Scorer:
         micro_batch_tokens: int,
         forward: Forward | None = None,
         shares_prefixes: bool = True,
+        passes: Sequence[ScoringPass] = (),
     ) -> None:
         self.memory = MemoryLadder(adapted, micro_batch_tokens)
         self._adapted = adapted
-        base = cast("PreTrainedModel", adapted.get_base_model())
-        self._forward = forward or choose_forward(base, shares=shares_prefixes)
         self._adapter_layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
         # Only the adapter's own dropout is ever active: a frozen base keeps computing what it was trained to compute.
         self._dropouts = [
@@ -76,11 +77,16 @@ class Scorer:
             for name, module in adapted.named_modules()
             if isinstance(module, nn.Dropout) and "lora_dropout" in name
         ]
+        base = cast("PreTrainedModel", adapted.get_base_model())
+        # With dropout the pass with gradient computes other keys and values than scoring does.
+        borrows = _can_borrow(passes)
+        self._forward = forward or choose_forward(base, shares=shares_prefixes, lends=borrows and not self._dropouts)
+        self._limitations = [_APART] if borrows and self._dropouts else []
 
     @property
     def limitations(self) -> tuple[str, ...]:
-        """What keeps this base model from the fastest way, each a sentence."""
-        return self._forward.limitations
+        """What keeps base model and adapter from the fastest way, each a sentence."""
+        return (*self._forward.limitations, *self._limitations)
 
     def attention(self) -> AbstractContextManager[None]:
         """Return the context in which to score; outside of it the model's attention is as it was loaded."""
@@ -92,9 +98,12 @@ class Scorer:
         """Return the scores of ``passes`` and, by name of the passes that were run, the hits, bool [N]."""
         scores: dict[str, TokenScores] = {p.name: self._recall(examples, p) for p in passes if p.cached}
         hits: dict[str, Tensor] = {}
-        to_run = sorted((p for p in passes if not p.cached), key=_kind)
-        for _, group in groupby(to_run, key=_kind):
-            self._run(examples, tuple(group), scores, hits)
+        to_run = [p for p in passes if not p.cached]
+        cache = self._make_cache(passes)
+        for _, group in groupby(sorted(to_run, key=_turn(lends=cache is not None)), key=_kind):
+            found, found_hits = self._run(examples, tuple(group), cache)
+            scores |= found
+            hits |= found_hits
         names = examples[0].rendered.values.keys()
         values = {name: self._place([example.rendered.values[name] for example in examples]) for name in names}
         return ScoredBatch(scores, values), hits
@@ -113,10 +122,15 @@ class Scorer:
             lambda: self.score(examples, passes)[0], [example.tokens(passes) for example in examples], lambda: None
         )
 
-    def group(self, documents: Sequence[TokenSequence]) -> list[list[int]]:
-        """Return indices of ``documents`` in micro-batches, those that can share their beginning together."""
-        ids = [document.input_ids for document in documents]
-        return group_by_prefix(ids, self.memory.micro_batch_tokens, shares=self._forward.shares)
+    def group(self, documents: Sequence[TokenSequence], behind: PrefixCache | None = None) -> list[list[int]]:
+        """Return indices of ``documents`` in micro-batches, those that can share their beginning together.
+
+        What they begin with like a document in ``behind`` takes no room.
+        """
+        ids, known = (
+            [document.input_ids for document in own] for own in (documents, () if behind is None else behind.documents)
+        )
+        return group_by_prefix(ids, self.memory.micro_batch_tokens, shares=self._forward.shares, known=known)
 
     def fill_cache(
         self,
@@ -145,17 +159,21 @@ class Scorer:
         logprobs = self._place([]) if found is None else found.logprobs
         return np.split(logprobs.cpu().numpy(), np.cumsum([len(text.scored) for text in texts])[:-1])
 
+    def _make_cache(self, passes: Sequence[ScoringPass]) -> PrefixCache | None:
+        """Return what the pass with gradient among ``passes`` is to fill for others; None: each goes by itself."""
+        # A checkpointed layer is there to keep nothing, and computes its keys and values again backward.
+        can_lend = self._forward.lends and self.memory.rung.checkpointed_layers == 0
+        return PrefixCache() if can_lend and _can_borrow(passes) else None
+
     def _run(
-        self,
-        examples: Sequence[PreparedExample],
-        passes: Sequence[ScoringPass],
-        scores: dict[str, TokenScores],
-        hits: dict[str, Tensor],
-    ) -> None:
-        """Add the results of ``passes``, all of one kind, to ``scores`` and ``hits``."""
+        self, examples: Sequence[PreparedExample], passes: Sequence[ScoringPass], cache: PrefixCache | None
+    ) -> tuple[dict[str, TokenScores], dict[str, Tensor]]:
+        """Return scores and hits of ``passes``, all of one kind, by name."""
+        scores: dict[str, TokenScores] = {}
+        hits: dict[str, Tensor] = {}
         sequences = [_select(examples, scoring_pass) for scoring_pass in passes]
         documents = [sequence for selected in sequences for sequence in selected if sequence is not None]
-        found = self._score_documents(documents, passes[0])
+        found = self._score_documents(documents, passes[0], cache)
         start = 0
         for scoring_pass, selected in zip(passes, sequences, strict=True):
             lengths = [0 if sequence is None else len(sequence.scored) for sequence in selected]
@@ -165,17 +183,21 @@ class Scorer:
             logprobs = self._place([]) if found is None else found.logprobs[own]
             scores[scoring_pass.name] = self._assemble(logprobs, lengths, hidden)
             hits[scoring_pass.name] = logprobs.new_zeros(0, dtype=torch.bool) if found is None else found.hits[own]
+        return scores, hits
 
-    def _score_documents(self, documents: Sequence[TokenSequence], kind: ScoringPass) -> DocumentScores | None:
+    def _score_documents(
+        self, documents: Sequence[TokenSequence], kind: ScoringPass, cache: PrefixCache | None = None
+    ) -> DocumentScores | None:
         if not documents:
             return None
         with nullcontext() if kind.with_adapter else self._bare_base():
             if kind.with_grad:
                 with self._adapter_dropout():
-                    return self._forward.score(documents)
-            groups = self.group(documents)
+                    return self._forward.score(documents, into=cache)
+            behind = cache if kind.with_adapter else None
+            groups = self.group(documents, behind)
             with torch.inference_mode():
-                parts = [self._forward.score([documents[index] for index in group]) for group in groups]
+                parts = [self._forward.score([documents[index] for index in group], behind=behind) for group in groups]
         return _in_order(documents, groups, parts)
 
     @contextmanager
@@ -229,12 +251,30 @@ def _in_order(
     )
 
 
+_APART = (
+    "With dropout on the adapter, scoring cannot go on from what training has computed of a prompt: "
+    "expect slower online scoring."
+)
 _NOTHING = np.zeros(0, dtype=np.float32)
 
 
 def _kind(scoring_pass: ScoringPass) -> tuple[bool, bool]:
-    """Passes of one kind run in the same forward pass; with gradient last: toggling adapters spares its graph."""
-    return scoring_pass.with_grad, scoring_pass.with_adapter
+    """Passes of one kind run in the same forward pass."""
+    return scoring_pass.with_adapter, scoring_pass.with_grad
+
+
+def _can_borrow(passes: Sequence[ScoringPass]) -> bool:
+    """Return whether one of ``passes`` scores, beside one with gradient, with the very same weights."""
+    kinds = {_kind(scoring_pass) for scoring_pass in passes if not scoring_pass.cached}
+    return {(True, False), (True, True)} <= kinds
+
+
+def _turn(*, lends: bool) -> Callable[[ScoringPass], tuple[bool, bool]]:
+    """Return what to sort passes by: those of the bare base first, since toggling adapters cuts a graph off them.
+
+    What ``lends`` comes before what borrows; else the pass with gradient is last, so that its graph waits for nothing.
+    """
+    return lambda scoring_pass: (scoring_pass.with_adapter, scoring_pass.with_grad is not lends)
 
 
 def _select(examples: Sequence[PreparedExample], scoring_pass: ScoringPass) -> list[TokenSequence | None]:

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from worker.training.errors import CheckpointError, SpecError
 from worker.training.model.lora import FusedLoraLinear
+from worker.training.model.target_layers import find_targets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,15 +37,16 @@ def attach_adapter(model: PreTrainedModel, settings: LoraSettings, *, base_model
         seed: Of the adapter's first weights.
 
     Raises:
-        SpecError: ``target_modules`` names no layer of this model, or a layer that cannot be adapted.
+        SpecError: ``target_modules`` or ``layers_to_transform`` names no layer of this model, or ``target_modules`` one
+            that cannot be adapted.
     """
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.r,
         lora_alpha=settings.alpha,  # type: ignore[arg-type] # fractions work, the annotation is too narrow
         lora_dropout=settings.dropout,
-        target_modules=settings.target_modules,
         use_rslora=settings.use_rslora,
+        **find_targets(model, settings),
         # GPT-2 keeps its weights transposed; PEFT must know, or it warns and guesses.
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )

@@ -8,11 +8,13 @@ gradient of the frozen weight is never formed (4 instead of 6 FLOPs a parameter 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.autograd.function import once_differentiable
 
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
 class FusedLoraLinear(PeftLinear):
     """PEFT's layer with a fused forward and backward pass for one plain adapter.
 
-    Whatever else PEFT can do (several adapters, merged weights, dropout in training, variants such as DoRA, quantized
-    base layers) runs PEFT's own code.
+    Whatever else PEFT can do (see ``find_peculiarity``), and dropout in training, runs PEFT's own code.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -40,16 +41,49 @@ class FusedLoraLinear(PeftLinear):
 
     def _sole_adapter(self) -> str | None:
         """Return the adapter to fuse, None where PEFT's own code has to run."""
-        if self.disable_adapters or self.merged or len(self.active_adapters) != 1 or self.fan_in_fan_out:
+        if self.disable_adapters or find_peculiarity(self) is not None:
             return None
-        name = self.active_adapters[0]
-        if name not in self.lora_A or name in self.lora_variant or type(self.base_layer) is not nn.Linear:
-            return None
+        name: str = self.active_adapters[0]
         dropout = self.lora_dropout[name]
-        drops = dropout.training and not isinstance(dropout, nn.Identity)
-        has_bias = self.lora_A[name].bias is not None or self.lora_B[name].bias is not None
-        trains_base = self.base_layer.weight.requires_grad
-        return None if drops or has_bias or trains_base else name
+        return None if dropout.training and not isinstance(dropout, nn.Identity) else name
+
+
+def find_peculiarity(layer: PeftLinear) -> str | None:
+    """Return what ``layer`` is beside a frozen linear layer and one low-rank product; None: nothing.
+
+    Dropout is none: it is active in training alone. Nor is a scale of another rule, such as that of rsLoRA.
+    """
+    names, base = layer.active_adapters, layer.base_layer
+    if layer.merged or len(names) != 1 or names[0] not in layer.lora_A:
+        return "other than one adapter beside the base layer"
+    name = names[0]
+    if name in layer.lora_variant:
+        return type(layer.lora_variant[name]).__name__
+    if type(base) is not nn.Linear or layer.fan_in_fan_out:
+        return f"base layer of the kind {type(base).__name__}"
+    if layer.lora_A[name].bias is not None or layer.lora_B[name].bias is not None:
+        return "bias of the adapter"
+    if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
+        return "trained base layer"
+    return None
+
+
+def describe_unfused(adapted: nn.Module) -> list[str]:
+    """Return a sentence for every reason why layers of ``adapted`` are not fused in training, with their number."""
+    layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
+    reasons = Counter(_find_reason(layer) for layer in layers)
+    return [
+        f"{count} of {len(layers)} adapted layers run PEFT's own code ({reason}): expect slower training."
+        for reason, count in reasons.items()
+        if reason is not None
+    ]
+
+
+def _find_reason(layer: BaseTunerLayer) -> str | None:
+    if not isinstance(layer, PeftLinear):
+        return f"adapter of the kind {type(layer).__name__}"
+    drops = any(not isinstance(dropout, nn.Identity) for dropout in layer.lora_dropout.values())
+    return find_peculiarity(layer) or ("dropout" if drops else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,12 +89,12 @@ class Exchange:
         first = possible[0] if passed_over >= _PATIENCE else min(possible, key=lambda wish: wish.with_grad)
         for wish in possible:
             wish.passed_over += 1
-        if not first.tenant.can_share or first.must_be_alone:
+        if first.tenant.obstacle or first.must_be_alone:
             return [first]
         chosen, room = [first], (self._shrunk or self._tokens()) - first.tokens
         for wish in possible:
             fits = wish is not first and wish.tokens <= room and wish.with_grad == first.with_grad
-            if fits and wish.tenant.can_share and not wish.must_be_alone:
+            if fits and not wish.tenant.obstacle and not wish.must_be_alone:
                 chosen.append(wish)
                 room -= wish.tokens
         return chosen

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from worker.training.completions import Completions
     from worker.training.engine.forward import DocumentScores
+    from worker.training.engine.prefix_cache import PrefixCache
     from worker.training.events import CompletionAnswer, CompletionRequest, Event
     from worker.training.model.base_model import LoadedModel
     from worker.training.multi_lora.exchange import Exchange
@@ -56,10 +57,14 @@ class Member:
         own = choose_forward(cast("PreTrainedModel", adapted.get_base_model()))
         tenant = Tenant.of(self._seat, adapted, own)
         # Shared passes keep what they compute; a run that must not goes by itself.
-        tenant.can_share &= self._keeps_activations
+        if not self._keeps_activations:
+            tenant.obstacle = "checkpointed layers"
         self._tenants.append(tenant)
         self._exchange.admit(tenant)
         parts = {part.name: getattr(own, part.name) for part in fields(own)}
+        if tenant.obstacle:
+            told = f"This run shares its base model with others but no passes ({tenant.obstacle}): expect slower steps."
+            parts["limitations"] = (*own.limitations, told)
         return _MeetingForward(**parts, meeting=_Meeting(tenant, self._turns, self._exchange))
 
     def watch(self, observer: Observer) -> Observer:
@@ -111,7 +116,13 @@ class _MeetingForward(Forward):
 
     meeting: _Meeting = field(kw_only=True)
 
-    def score(self, documents: Sequence[TokenSequence]) -> DocumentScores:
+    def score(
+        self,
+        documents: Sequence[TokenSequence],
+        *,
+        into: PrefixCache | None = None,  # noqa: ARG002 - never given, since this lends nothing
+        behind: PrefixCache | None = None,  # noqa: ARG002
+    ) -> DocumentScores:
         return self.meeting.score(documents)
 
     def backward(self, loss: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from worker.training.engine.forward import DocumentScores
 from worker.training.engine.packing import pack_documents
+from worker.training.model.lora import find_peculiarity
 from worker.training.multi_lora.linear import Segment, segmented
 from worker.training.multi_lora.packs import join_packs
 
@@ -36,15 +37,15 @@ class Tenant:
         seat: Of its thread.
         forward: Runs its own model, alone.
         layers: Its adapted layers by name.
-        can_share: Whether its adapter is one that a shared pass can compute.
         parameters: Its trained weights.
+        obstacle: Why its passes cannot be shared; None: they can.
     """
 
     seat: Seat
     forward: Forward
     layers: Mapping[str, LoraLinear]
-    can_share: bool
     parameters: Sequence[nn.Parameter]
+    obstacle: str | None = None
 
     @classmethod
     def of(cls, seat: Seat, adapted: PeftModel, forward: Forward) -> Tenant:
@@ -53,12 +54,27 @@ class Tenant:
         tuners = {name: module for name, module in inner.named_modules() if isinstance(module, BaseTunerLayer)}
         layers = {name: layer for name, layer in tuners.items() if isinstance(layer, LoraLinear)}
         trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-        plain = sum(len(list(branch.parameters())) for layer in layers.values() for branch in _branches(layer))
-        is_plain = len(layers) == len(tuners) and all(map(_is_plain, layers.values())) and plain == len(trained)
-        # A narrowed last layer draws fewer numbers than a whole one: such a run would end elsewhere than alone.
-        draws_alike = not (forward.narrows and any(_drops(layer) for layer in layers.values()))
-        can_share = is_plain and draws_alike and forward.packs and forward.head is not None
-        return cls(seat, forward, layers, can_share, trained)
+        tenant = cls(seat, forward, layers, trained)
+        tenant.obstacle = _find_obstacle(tenant, tuners)
+        return tenant
+
+
+def _find_obstacle(tenant: Tenant, tuners: Mapping[str, BaseTunerLayer]) -> str | None:
+    """Return why a shared pass cannot compute the adapter of ``tenant`` as it is computed alone; None: it can."""
+    if not tenant.forward.packs or tenant.forward.head is None:
+        return "the base model's rows cannot be packed or its head is not scored the fast way"
+    other = next((type(one).__name__ for one in tuners.values() if not isinstance(one, LoraLinear)), None)
+    if other is not None:
+        return f"adapter of the kind {other}"
+    layers = tenant.layers.values()
+    peculiarity = next(filter(None, map(find_peculiarity, layers)), None)
+    if peculiarity is not None:
+        return peculiarity
+    if sum(len(list(branch.parameters())) for layer in layers for branch in _branches(layer)) != len(tenant.parameters):
+        return "trained weights outside of the adapter"
+    # A narrowed last layer draws fewer numbers than a whole one: such a run would end elsewhere than alone.
+    draws_otherwise = tenant.forward.narrows and any(map(_drops, layers))
+    return "dropout" if draws_otherwise else None
 
 
 @dataclass(eq=False, slots=True)
@@ -210,11 +226,3 @@ def _drops(layer: LoraLinear) -> bool:
 
 def _branches(layer: LoraLinear) -> list[nn.ModuleDict]:
     return [layer.lora_A, layer.lora_B]
-
-
-def _is_plain(layer: LoraLinear) -> bool:
-    """Return whether the layer is base plus one low-rank product, as ``SegmentedLinear`` computes it."""
-    names = layer.active_adapters
-    if len(names) != 1 or layer.merged or layer.fan_in_fan_out or type(layer.base_layer) is not nn.Linear:
-        return False
-    return names[0] in layer.lora_A and names[0] not in layer.lora_variant

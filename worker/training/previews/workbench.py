@@ -235,6 +235,7 @@ def _read_settings(folder: Path) -> LoraSettings:
             alpha=config["lora_alpha"],
             dropout=config["lora_dropout"],
             target_modules=config["target_modules"],
+            layers_to_transform=config["layers_to_transform"] or "all",
             use_rslora=config["use_rslora"],
         )
     except (OSError, ValueError, KeyError) as error:
