@@ -68,7 +68,11 @@ class Settings(BaseSettings):
         60.0, gt=0, description="How long a saliency preview waits for a free worker before it answers 503."
     )
     body_idle_seconds: float = Field(30.0, gt=0, description="Longest silence inside a request body before 408.")
-    database_pool_size: int = Field(20, gt=0, description="Most database connections of a process.")
+    database_pool_size: int = Field(
+        20,
+        gt=0,
+        description="Most database connections of a process; the API keeps one for job reads, one for event streams.",
+    )
     key_cache_seconds: float = Field(
         30.0, ge=0, le=30, description="How long a verified API key is believed; a revoked key may work that long."
     )

@@ -41,7 +41,7 @@ class Notices:
         """Yield an event that is set whenever a notice with the payload ``name`` has come; the caller clears it."""
         event = asyncio.Event()
         self._waiting[name].add(event)
-        if self._listening is None:
+        if self._listening is None or self._listening.done():
             self._listening = asyncio.get_running_loop().create_task(self._listen())
         try:
             yield event

@@ -1,15 +1,17 @@
-"""Idle followers: many clients that hold a connection each and ask for a job's events once in a while.
+"""Idle followers: many clients that hold a connection each and ask for a job's events once in a while, or for a stream.
 
-They poll, as ``nlft jobs watch`` does, and use no event stream. With a period below the server's keep-alive
-limit of five seconds the connection is held all the time.
+Those that ask, as ``nlft jobs watch`` does, do it with a period below the server's keep-alive limit of five seconds, so
+the connection is held all the time.
 """
 
 import heapq
 import selectors
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from bench.api.client import Connection, Outcome, Plan
+from bench.api.client import Connection, Outcome, Plan, UnexpectedAnswerError, connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +51,23 @@ def follow(plan: Plan, period: float) -> Outcome:
     for connection in held:
         connection.socket.close()
     return outcome
+
+
+@contextmanager
+def holding_streams(plan: Plan) -> Iterator[None]:
+    """Hold as many event streams open as the plan has connections; each has sent its job's first event.
+
+    Raises:
+        UnexpectedAnswerError: A stream was refused, or ended at once.
+    """
+    with ExitStack() as held:
+        for number in range(plan.connections):
+            stream = held.enter_context(connect(plan.address))
+            stream.sendall(plan.requests[number % len(plan.requests)])
+            answer = b""
+            while b"\ndata: " not in answer:
+                data = stream.recv(1 << 16)
+                if not data or not answer.startswith(b"HTTP/1.1 200"[: len(answer)]):
+                    raise UnexpectedAnswerError((answer + data).decode(errors="replace"))
+                answer += data
+        yield

@@ -21,6 +21,7 @@ class Following:
         followers: Connections held, each asking for its job's events once a period.
         period: Seconds.
         api_cpu_share: CPU seconds of the API a second, while only the followers ask.
+        stream_cpu_share: The same while as many hold event streams instead and nothing happens.
         alone_ms: p50 and p99 of one client that asks for events one after the other, without followers.
         beside_ms: The same beside them.
     """
@@ -28,6 +29,7 @@ class Following:
     followers: int
     period: float
     api_cpu_share: float
+    stream_cpu_share: float
     alone_ms: tuple[float, float]
     beside_ms: tuple[float, float]
 
@@ -101,7 +103,8 @@ def _tell(following: Following) -> str:
     return (
         f"{following.followers} idle followers, each asking once in {following.period:g} s: "
         f"{following.api_cpu_share:.2f} of the API's core; events for one client "
-        f"p50 {alone[0]:.2f} -> {beside[0]:.2f} ms, p99 {alone[1]:.2f} -> {beside[1]:.2f} ms"
+        f"p50 {alone[0]:.2f} -> {beside[0]:.2f} ms, p99 {alone[1]:.2f} -> {beside[1]:.2f} ms; "
+        f"as many quiet event streams: {following.stream_cpu_share:.3f} of the core"
     )
 
 

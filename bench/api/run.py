@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.api.client import Plan, drive, pin
-from bench.api.followers import follow
+from bench.api.followers import follow, holding_streams
 from bench.api.measures import BARS, Sample, Summary, judge, quantile, summarise
 from bench.api.report import Following, Report, show, write
 from bench.api.service import Bench, running_bench
@@ -23,6 +23,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "api"
 _CREATORS = 8
 _WARM_UP_SECONDS = 0.5
 _MIB = 1 << 20
+_STREAM_PERIODS = 5  # a stream reads once in 15 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +115,27 @@ def _follow(bench: Bench, pool: ProcessPoolExecutor, size: Size) -> Following:
     # One period until every follower has asked once, one to measure the followers in, then the probe.
     held = pool.submit(follow, follow_plan(bench, size.followers, 2 * size.period + 2 * size.seconds), size.period)
     time.sleep(size.period)
-    before, started = cpu_seconds(bench.api.pid), time.perf_counter()
-    time.sleep(size.period)
-    share = (cpu_seconds(bench.api.pid) - before) / (time.perf_counter() - started)
+    share = _cpu_share(bench.api.pid, size.period)
     beside = pool.submit(drive, probe).result()
     held.result()
+    with holding_streams(follow_plan(bench, size.followers, 0, query="stream=true")):
+        stream_share = _cpu_share(bench.api.pid, _STREAM_PERIODS * size.period)
     quiet, busy = sorted(alone.latencies), sorted(beside.latencies)
     return Following(
         followers=size.followers,
         period=size.period,
         api_cpu_share=share,
+        stream_cpu_share=stream_share,
         alone_ms=(1000 * quantile(quiet, 0.5), 1000 * quantile(quiet, 0.99)),
         beside_ms=(1000 * quantile(busy, 0.5), 1000 * quantile(busy, 0.99)),
     )
+
+
+def _cpu_share(pid: int, seconds: float) -> float:
+    """Return how much of a core a process computes in the next ``seconds``."""
+    before, started = cpu_seconds(pid), time.perf_counter()
+    time.sleep(seconds)
+    return (cpu_seconds(pid) - before) / (time.perf_counter() - started)
 
 
 def main() -> None:

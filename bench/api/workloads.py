@@ -102,11 +102,11 @@ def list_workloads(load: Load, *, upload_bytes: int) -> list[Workload]:
     ]
 
 
-def follow_plan(bench: Bench, connections: int, seconds: float) -> Plan:
-    """Return what idle followers ask for: the events of their job."""
+def follow_plan(bench: Bench, connections: int, seconds: float, *, query: str = "limit=100") -> Plan:
+    """Return what idle followers ask for: the events of their job, with ``query``."""
     reader = bench.reader
     jobs = bench.ask(requests.get(f"{requests.JOBS}?limit=64", reader.key))["data"]
-    paths = [f"{requests.JOBS}/{job['id']}/events?limit=100" for job in jobs]
+    paths = [f"{requests.JOBS}/{job['id']}/events?{query}" for job in jobs]
     asked = tuple(requests.get(path, reader.key) for path in paths)
     return Plan(bench.api.address, asked, connections, seconds)
 

@@ -130,7 +130,7 @@ def _advise_on_rollouts(rollouts: Rollouts) -> Iterator[Advice]:
             "base_knows_nothing",
             "warn",
             f"None of {rollouts.sampled} sampled responses is right: either the questions are beyond the base model or "
-            "the grader does not find its answers. Look at the built rows; train on worked references first.",
+            "the grader does not find its answers. Look at the built rows; worked references are trained instead.",
             figures,
         )
     elif rollouts.right / rollouts.sampled > _NEARLY_ALL:

@@ -25,6 +25,7 @@ from worker.training.grader_spec import (
     Template,
     TextSimilarityGrader,
     result_reader,
+    scoring_models,
 )
 from worker.training.spec_model import SpecModel
 from worker.training.syntax.templates import check_row_template
@@ -125,6 +126,11 @@ class RationalizationSettings(SpecModel):
     """How questions that no response solves are answered with the reference shown (STaR); sampled as the rollout is."""
 
     n: int = Field(4, ge=0, le=64, description="Responses sampled for each such question; 0: none.")
+    questions: Literal["auto", "all"] = Field(
+        "auto",
+        description="`auto` passes over questions whose worked reference is trained itself "
+        "(`mixture.references_as_right`); `all` does not.",
+    )
     replaces_wrong: bool = Field(
         True, description="Whether what is added takes the place of the question's wrong responses."
     )
@@ -186,6 +192,16 @@ class BuildingSettings(SpecModel):
     pass_threshold: float = Field(0.5, description="A response whose grade reaches this is right.")
     judge: Judge | None = Field(TemplateJudge(), description="Null leaves wrong responses without a judgment.")
     mixture: MixtureSettings = MixtureSettings()
+
+    @property
+    def settled_mixture(self) -> MixtureSettings:
+        """The mixture, its ``references_as_right`` off where "auto" must not take references.
+
+        What a model is asked to grade by need not be an answer: a list of points to look for is none.
+        """
+        if self.mixture.references_as_right == "auto" and scoring_models(self.grader):
+            return self.mixture.model_copy(update={"references_as_right": False})
+        return self.mixture
 
 
 class EvaluationSettings(SpecModel):

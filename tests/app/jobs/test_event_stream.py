@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from openai import APIError, OpenAI, Stream
 from openai.types.fine_tuning import FineTuningJobEvent
 from sqlalchemy import Engine, text, update
+from sqlalchemy.exc import OperationalError
 
 from app.cli.serve import SERVER_OPTIONS, ApiServer
 from app.core.settings import Settings
@@ -195,6 +196,19 @@ def test_a_revoked_key_ends_its_streams(live: Live) -> None:
     with pytest.raises(APIError, match="Incorrect API key provided"):
         next(events)
     live.wait_for(0)
+
+
+def test_a_database_that_is_away_ends_the_stream_with_its_error(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    with live.following() as lines:
+        messages(lines, 1)
+
+        async def fail(place: object) -> NoReturn:
+            raise OperationalError("SELECT", {}, Exception("gone"))
+
+        monkeypatch.setattr(live.app.state.event_streams._reads, "get", fail)
+        live.say("first")
+        [told] = lines
+    assert json.loads(told.removeprefix("data: "))["error"]["code"] == "service_unavailable"
 
 
 def test_a_listening_connection_that_ends_is_replaced_and_misses_nothing(live: Live, engine: Engine) -> None:

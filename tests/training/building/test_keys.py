@@ -48,6 +48,15 @@ def test_raw_rows_go_through_all_stages() -> None:
     assert keys() == keys()
 
 
+def test_a_worked_reference_that_is_trained_itself_is_shown_to_nobody() -> None:
+    worked = "There is 1 to begin with and 1 more comes along, so that there are 2 in all."
+    rows = [Row(1, NLFTExample(question("1 + 1?"), reference=worked))]
+    assert list(keys(rows)) == ["rollout", "grading", "judging"]
+    for shown in ({"rationalization": {"questions": "all"}}, {"mixture": {"references_as_right": False}}):
+        assert list(keys(rows, **shown)) == list(ALL)
+    assert list(keys([*rows, *RAW])) == list(ALL)
+
+
 @pytest.mark.parametrize(
     ("changes", "stages"),
     [
@@ -58,6 +67,8 @@ def test_raw_rows_go_through_all_stages() -> None:
         ({"grader": {"type": "final_answer", "extract": "last_number"}}, set(ALL[1:])),
         ({"pass_threshold": 0.9}, set(ALL[2:])),
         ({"rationalization": {"n": 3}}, set(ALL[2:])),
+        ({"rationalization": {"questions": "all"}}, set(ALL[2:])),
+        ({"mixture": {"references_as_right": False}}, set(ALL[2:])),
         ({"hyperparameters": {"prompts": "paper"}}, set(ALL[2:])),
         ({"mixture": {"max_wrong_per_question": 1}}, {"judging"}),
         ({"judge": {"type": "self"}}, {"judging"}),

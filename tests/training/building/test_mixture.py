@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from worker.training.building.candidates import Candidate
-from worker.training.building.mixture import is_wrong, mix, settle
+from worker.training.building.mixture import is_wrong, mix
 from worker.training.data.examples import Message, NLFTExample
 from worker.training.spec import BuildingSettings, MixtureSettings
 
@@ -131,10 +131,10 @@ def test_every_reference_joins_where_it_is_asked_for_even_that_of_a_question_wit
 def test_what_a_model_grades_by_is_not_taken_for_an_answer() -> None:
     asks = {"type": "score_model", "name": "n", "model": "m", "input": [{"role": "user", "content": "Score it."}]}
     building = BuildingSettings.model_validate({"grader": asks})
-    assert settle(building).references_as_right is False
-    assert settle(BuildingSettings()).references_as_right == "auto"
+    assert building.settled_mixture.references_as_right is False
+    assert BuildingSettings().settled_mixture.references_as_right == "auto"
     kept = building.model_copy(update={"mixture": MixtureSettings(references_as_right=True)})
-    assert settle(kept).references_as_right is True
+    assert kept.settled_mixture.references_as_right is True
 
 
 def test_limits_of_responses_leave_references_alone() -> None:

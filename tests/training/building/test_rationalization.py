@@ -13,6 +13,7 @@ from worker.training.spec import FinalAnswerGrader
 
 FEW = {"n": 1, "max_new_tokens": 24, "temperature": 1.0, "batch_size": 16}
 RATIONALIZED: dict[str, Any] = {"rollout": FEW, "rationalization": {"n": 8}}
+EVERY: dict[str, Any] = {"rollout": FEW, "rationalization": {"n": 8, "questions": "all"}}
 
 
 @pytest.mark.parametrize(
@@ -121,21 +122,33 @@ def test_a_reference_that_leaves_no_room_is_passed_over(tmp_path: Path, counter:
         {"messages": [{"role": "user", "content": f"Say {number}!"}], "reference": f"{'so ' * length}#### {number}"}
         for number, length in ((7, 2000), (8, 0), (1, 0), (2, 0))
     ]
-    observer = run(tmp_path, counter, rows=rows, building=RATIONALIZED, hyperparameters={"n_epochs": 1})
+    observer = run(tmp_path, counter, rows=rows, building=EVERY, hyperparameters={"n_epochs": 1})
     counts = report(observer)
     assert counts["unsolved"] * 8 - counts["rationalized"] == 8
 
 
-def test_a_result_that_is_only_named_is_left_out_and_the_worked_reference_trained(
-    tmp_path: Path, counter: Path
-) -> None:
+def worked_rows() -> list[dict[str, Any]]:
     steps = "One counts from the start and says every number aloud until there is none left to say.\n"
-    rows = [{**row, "reference": steps + row["reference"]} for row in raw_rows()]
-    observer = run(tmp_path, counter, rows=rows, building=RATIONALIZED)
+    return [{**row, "reference": steps + row["reference"]} for row in raw_rows()]
+
+
+def test_a_worked_reference_is_trained_and_not_shown(tmp_path: Path, counter: Path) -> None:
+    observer = run(tmp_path, counter, rows=worked_rows(), building=RATIONALIZED)
     counts, built = report(observer), dataset(tmp_path)
+    assert "rationalization" not in phases(observer)
+    solved = {row.prompt[0].text for row in built if row.correct and row.response != row.reference}
+    added = {row.prompt[0].text for row in built if row.correct and row.response == row.reference}
+    assert solved
+    assert added
+    assert not solved & added
+    assert len(solved | added) == len(raw_rows())
+    assert counts["references_added"] == len(added)
+    assert f"{len(added)} references added" in messages(observer)
+
+
+def test_a_result_that_is_only_named_is_left_out(tmp_path: Path, counter: Path) -> None:
+    observer = run(tmp_path, counter, rows=worked_rows(), building=EVERY)
+    counts = report(observer)
     assert counts["rationalized_bare"] == counts["rationalized_right"] > counts["rationalizations_added"] == 0
     assert counts["references_added"] == counts["unsolved"] > 0
-    added = [row for row in built if row.correct and row.response == row.reference]
-    assert len(added) == counts["references_added"]
     assert f"({counts['rationalized_bare']} that only name the result are left out)" in messages(observer)
-    assert f"{counts['references_added']} references added" in messages(observer)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.fixtures.tiny_models import TinyModel
@@ -111,6 +112,14 @@ def test_a_question_that_no_response_is_likely_to_solve_is_answered_with_the_ref
     building = BuildingSettings(rationalization=RationalizationSettings(n=3))
     found = predict(make_spec(building=building), FACTS, pace, sample(*asked(5)), None)
     assert (found["rows"]["value"], found["generated_tokens"]["value"]) == (rows, responses * 7)
+
+
+def test_the_worked_reference_of_such_a_question_is_trained_itself() -> None:
+    pace = learn_pace([{"response_tokens": 7.0, "base_accuracy": 0.1}] * 3, 1000)
+    building = BuildingSettings(rollout=RolloutSettings(n=4), mixture=MixtureSettings(max_wrong_per_question=0))
+    worked = [msgspec.structs.replace(one, reference="so " * 12) for one in asked(5)]
+    found = predict(make_spec(building=building), FACTS, pace, sample(*worked), None)
+    assert (found["rows"]["value"], found["generated_tokens"]["value"]) == (5, 5 * 4 * 7)
 
 
 def test_what_was_learned_replaces_guesses() -> None:

@@ -12,7 +12,7 @@ from worker.training.building.candidates import REFERENCE_INDEX, Candidate, with
 from worker.training.building.grade import plan_grading
 from worker.training.building.judge import Bench, plan_judging
 from worker.training.building.keys import stage_keys
-from worker.training.building.mixture import is_wrong, mix, most_wrong_per_question, settle
+from worker.training.building.mixture import is_wrong, mix, most_wrong_per_question
 from worker.training.building.needs import find_needs, is_ungraded, is_unjudged
 from worker.training.building.parts import GradeRecord, JudgmentRecord, Rollout
 from worker.training.building.rationalization import find_shown, find_unsolved, plan_rationalization, reaches_result
@@ -169,7 +169,7 @@ class Builder:
     ) -> tuple[list[Candidate], BuildReport]:
         """Return the candidates with right responses, written with the reference shown, to questions without one."""
         building = self.spec.building
-        unsolved = find_unsolved(needs.rollout, candidates)
+        unsolved = find_unsolved(needs.rollout, candidates, building)
         parts = plan_rationalization(unsolved, self.spec, self.loaded, self.renderer)
         rollouts = runner.run("rationalization", keys["rationalization"], Rollout, parts)
         asked_of = {line: Candidate(line, 0, example) for line, example in unsolved}
@@ -201,7 +201,7 @@ class Builder:
     def _mix(
         self, candidates: list[Candidate], needs: Needs, report: BuildReport
     ) -> tuple[list[Candidate], BuildReport]:
-        mixture = settle(self.spec.building)
+        mixture = self.spec.building.settled_mixture
         asked = [Candidate(line, 0, row) for line, row in needs.rollout if isinstance(row, NLFTExample)]
         mixed = mix(candidates, mixture, self.spec.seed, asked=asked)
         if mixture.max_wrong_per_question == AUTO and most_wrong_per_question(mixture, candidates) == 0:

@@ -47,7 +47,9 @@ def stage_keys(spec: TrainingSpec, rows: Sequence[Row]) -> Mapping[Stage, str]:
         keys["grading"] = _digest(keys.get("rollout"), building.grader, graded)
     if needs.rationalization:
         shown = reference_prompts(spec)
-        keys["rationalization"] = _digest(keys["grading"], building.pass_threshold, building.rationalization, shown)
+        stands_in = building.settled_mixture.references_as_right
+        settings = building.rationalization
+        keys["rationalization"] = _digest(keys["grading"], building.pass_threshold, settings, stands_in, shown)
         keys["regrading"] = _digest(keys["rationalization"], building.grader)
     if needs.judging:
         model = (spec.base_model.digest, spec.seed) if isinstance(building.judge, SelfJudge) else None

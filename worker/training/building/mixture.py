@@ -10,12 +10,11 @@ import msgspec
 
 from worker.training.building.candidates import REFERENCE_INDEX, Candidate
 from worker.training.data.reasoning import mostly_lack_steps, reasons
-from worker.training.grader_spec import scoring_models
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from worker.training.spec import BuildingSettings, MixtureSettings
+    from worker.training.spec import MixtureSettings
 
 
 def most_wrong_per_question(settings: MixtureSettings, candidates: Sequence[Candidate]) -> int | None:
@@ -25,17 +24,6 @@ def most_wrong_per_question(settings: MixtureSettings, candidates: Sequence[Cand
         return limit
     are_sampled = any(one.is_made for one in candidates)
     return 0 if are_sampled and mostly_lack_steps([one.example for one in candidates]) else None
-
-
-def settle(building: BuildingSettings) -> MixtureSettings:
-    """Return the mixture with ``references_as_right`` off where "auto" must not take references.
-
-    What a model is asked to grade by need not be an answer: a list of points to look for is none.
-    """
-    mixture = building.mixture
-    if mixture.references_as_right == "auto" and scoring_models(building.grader):
-        return mixture.model_copy(update={"references_as_right": False})
-    return mixture
 
 
 def mix(

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from worker.training.data.examples import Example, NLFTExample
 from worker.training.data.reader import Row
+from worker.training.data.reasoning import reasons
 from worker.training.methods import METHODS
-from worker.training.spec import MixtureSettings, TrainingSpec
+from worker.training.spec import BuildingSettings, MixtureSettings, TrainingSpec
 
 _PLAIN_MIXTURE = MixtureSettings()
 
@@ -45,8 +46,17 @@ def find_needs(spec: TrainingSpec, rows: Sequence[Row]) -> Needs:
     graded = bool(rollout) or ((guided or mixing) and any(is_ungraded(row.example) for row in rows))
     judged = guided and spec.building.judge is not None
     judged = judged and (graded or any(is_unjudged(row.example) for row in rows))
-    rationalized = bool(rollout) and spec.building.rationalization.n > 0
+    rationalized = any(is_rationalized(row.example, spec.building) for row in rollout)
     return Needs(rollout, graded, rationalized, judged, mixing)
+
+
+def is_rationalized(example: Example, building: BuildingSettings) -> bool:
+    """Return whether a question that no sampled response solves is answered with its reference shown."""
+    settings = building.rationalization
+    if not settings.n or not isinstance(example, NLFTExample) or not example.reference:
+        return False
+    stands_in = building.settled_mixture.references_as_right and reasons(example.reference)
+    return settings.questions == "all" or not stands_in
 
 
 def is_ungraded(example: Example) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from worker.training.building.equations import find_equations
 from worker.training.building.keys import reference_prompts
+from worker.training.building.needs import is_rationalized
 from worker.training.building.rollout import plan_rollouts
 from worker.training.data.examples import NLFTExample
 from worker.training.data.reasoning import reasons
@@ -31,16 +32,18 @@ if TYPE_CHECKING:
     from worker.training.data.reader import Row
     from worker.training.data.rendering import ModelRenderer
     from worker.training.model.base_model import LoadedModel
-    from worker.training.spec import FinalAnswerGrader, TrainingSpec
+    from worker.training.spec import BuildingSettings, FinalAnswerGrader, TrainingSpec
 
 
-def find_unsolved(sampled: Sequence[Row], candidates: Sequence[Candidate]) -> list[tuple[int, NLFTExample]]:
-    """Return the rows, among those that responses were ``sampled`` for, that have a reference and no right response."""
+def find_unsolved(
+    sampled: Sequence[Row], candidates: Sequence[Candidate], building: BuildingSettings
+) -> list[tuple[int, NLFTExample]]:
+    """Return the rows to be answered with their reference shown: ``sampled`` for in vain, by ``candidates``."""
     solved = {one.line for one in candidates if one.example.correct}
     return [
         (line, example)
         for line, example in sampled
-        if isinstance(example, NLFTExample) and example.reference and line not in solved
+        if line not in solved and isinstance(example, NLFTExample) and is_rationalized(example, building)
     ]
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from worker.training.building.candidates import Candidate
-from worker.training.building.mixture import mix, settle
+from worker.training.building.mixture import mix
+from worker.training.building.needs import is_rationalized
 from worker.training.data.examples import NLFTExample
 from worker.training.estimation.workload import has_all, measure_workload
 from worker.training.methods import METHODS
@@ -104,7 +105,7 @@ def _plan(spec: TrainingSpec, facts: RunFacts, pace: Pace, training: Sample) -> 
     ]
     if candidates:
         made = [one for one in candidates if one.is_made]
-        kept = mix(candidates, settle(spec.building), spec.seed, asked=made)
+        kept = mix(candidates, spec.building.settled_mixture, spec.seed, asked=made)
         examples: list[Example] = [one.example for one in kept]
     else:
         examples = [row.example for row in training.rows]
@@ -135,9 +136,9 @@ def _answered(row: Row, spec: TrainingSpec, pace: Pace) -> list[Candidate]:
     right = round(count * (0.5 if pace.base_accuracy is None else pace.base_accuracy.value))
     judgment = None if spec.building.judge is None else "x" * _JUDGMENT_CHARACTERS
     verdicts = dict(enumerate([True] * right + [False] * (count - right)))
-    rationalization = spec.building.rationalization
-    if not right and rationalization.n and example.reference:
-        verdicts = {count: True} if rationalization.replaces_wrong else verdicts | {count: True}
+    if not right and is_rationalized(example, spec.building):
+        replaces_wrong = spec.building.rationalization.replaces_wrong
+        verdicts = {count: True} if replaces_wrong else verdicts | {count: True}
     return [
         Candidate(
             row.line,
