@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.core.logging import get_logger
 from app.jobs.auto import adopt_settings
-from app.jobs.events import append_event
+from app.jobs.events import append_events
 from app.jobs.leases import Lease, LeaseLostError, renew
 from worker import patience
 from worker.context import WorkerContext
@@ -106,15 +106,10 @@ class Reporter:
                 for row in batch:
                     if row.settings is not None:
                         adopt_settings(session, self._lease, row.settings.hyperparameters, row.settings.auto)
-                    append_event(
-                        session,
-                        self._lease.job_id,
-                        attempt=self._lease.attempt,
-                        level=row.level,
-                        type=row.type,
-                        message=row.message,
-                        data=row.data,
-                    )
+                fields = [
+                    {"level": row.level, "type": row.type, "message": row.message, "data": row.data} for row in batch
+                ]
+                append_events(session, self._lease.job_id, fields, attempt=self._lease.attempt)
                 return cancel
 
             try:

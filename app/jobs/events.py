@@ -1,6 +1,6 @@
 """Appending to a job's history, in the transaction that changes the job."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
@@ -9,6 +9,8 @@ from app.core import ids
 from app.db.base import Json
 from app.db.models.fine_tuning_job import FineTuningJob
 from app.db.models.job_event import JobEvent
+
+Fields = Mapping[str, str | Json | None]
 
 
 def add_first_events(session: Session, settings: Mapping[str, Json]) -> None:
@@ -40,11 +42,8 @@ def append_event(
     message: str,
     type: str = "message",
     data: Json | None = None,
-) -> JobEvent:
-    """Add one event and flush it; the caller commits.
-
-    The job's row is locked first: sequence numbers of one job are handed out in commit order, so a reader that has
-    seen number n never misses a smaller one.
+) -> None:
+    """Insert one event; the caller commits. See ``append_events``.
 
     Args:
         session: Session of the transaction that changes the job.
@@ -55,10 +54,23 @@ def append_event(
         type: ``message`` or ``metrics``.
         data: Machine-readable detail.
     """
-    session.execute(select(FineTuningJob.id).where(FineTuningJob.id == job_id).with_for_update(key_share=True))
-    event = JobEvent(
-        id=ids.new_id(ids.EVENT), job_id=job_id, attempt=attempt, level=level, type=type, message=message, data=data
-    )
-    session.add(event)
-    session.flush()
-    return event
+    event: Fields = {"level": level, "type": type, "message": message, "data": data}
+    append_events(session, job_id, [event], attempt=attempt)
+
+
+def append_events(session: Session, job_id: str, events: Iterable[Fields], *, attempt: int) -> None:
+    """Insert events in their order; the caller commits.
+
+    The job's row is locked first: sequence numbers of one job are handed out in commit order, so a reader that has
+    seen number n never misses a smaller one.
+
+    Args:
+        session: Session of the transaction that changes the job.
+        job_id: An existing job.
+        events: ``level``, ``type``, ``message`` and ``data`` of each.
+        attempt: Attempt that they belong to; 0 before the first claim.
+    """
+    rows = [{"id": ids.new_id(ids.EVENT), "job_id": job_id, "attempt": attempt, **event} for event in events]
+    if rows:
+        session.execute(select(FineTuningJob.id).where(FineTuningJob.id == job_id).with_for_update(key_share=True))
+        session.execute(insert(JobEvent), rows)

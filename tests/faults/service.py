@@ -34,11 +34,11 @@ class Request:
         return job
 
 
-def build_request(world: World) -> Request:
-    """Return an acceptable create call of a new project."""
+def build_request(world: World, rows: int = 12) -> Request:
+    """Return an acceptable create call of a new project, on a file of ``rows``."""
     tenant = make_tenant(world.factory, "faults")
     with transaction(world.factory) as session:
         model = add_base_model(session).id
-    file_id = add_file(world.factory, world.store, tenant.project_id, lines(NLFT_ROW, 12))
+    file_id = add_file(world.factory, world.store, tenant.project_id, lines(NLFT_ROW, rows))
     body = {"model": model, "training_file": file_id, "method": {"type": "nlft"}}
     return Request({**tenant.headers, "Idempotency-Key": "once"}, body)

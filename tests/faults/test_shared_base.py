@@ -121,8 +121,8 @@ def test_a_drained_worker_hands_each_job_on_uncounted(world: World) -> None:
 class Service:
     """The API of a world, and jobs of one project that differ in seed and settings."""
 
-    def __init__(self, world: World, model: Path) -> None:
-        self._call = build_request(world)
+    def __init__(self, world: World, model: Path, rows: int = 12) -> None:
+        self._call = build_request(world, rows)
         self._client = world.start_api()
         with transaction(world.factory) as session:
             row = session.get_one(BaseModel, self._call.body["model"])
@@ -170,11 +170,14 @@ def test_jobs_trained_together_have_the_adapters_of_jobs_alone_whatever_a_neighb
 
 
 @pytest.mark.slow
-def test_a_cancel_and_a_killed_trainer_leave_each_other_job_with_one_adapter(world: World, service: Service) -> None:
-    long = {**QUICK, "n_epochs": 50}
+def test_a_cancel_and_a_killed_trainer_leave_each_other_job_with_one_adapter(
+    world: World, tiny_model: TinyModel
+) -> None:
+    # Long enough that none ends while the cancel takes effect, and a lease that outlasts the noting of so many steps.
+    service = Service(world, tiny_model(), rows=240)
     jobs = [service.create(f"job-{seed}", seed) for seed in range(2)]
-    cancelled = service.create("cancelled", 2, long)
-    world.start_worker(module="worker", worker_jobs_per_base=4, stall_seconds=240.0)
+    cancelled = service.create("cancelled", 2)
+    world.start_worker(module="worker", worker_jobs_per_base=4, stall_seconds=240.0, lease_seconds=12)
     wait_for_checkpoints(world, jobs)
     service.cancel(cancelled)
     wait_for_status(world, cancelled, "cancelled")

@@ -12,6 +12,7 @@ from app.core.errors import ConflictError
 from app.db.models import Adapter, FineTuningJob, JobEvent, JobStatus
 from app.db.session import SessionFactory, transaction
 from app.jobs import leases, lifecycle
+from app.jobs.events import append_events
 from app.jobs.leases import Lease, LeaseLostError
 from app.jobs.publication import JobResult
 from tests.app.jobs.lifecycle.steps import DONE, POLICY, claim, count, expire, read
@@ -150,3 +151,18 @@ def test_events_of_one_job_are_numbered_in_commit_order(
     assert len(seen) == 30
     assert all([each for each in seen if each[0] == name] == [f"{name}{i}" for i in range(10)] for name in "abc")
     assert session.scalars(select(FineTuningJob.status)).one() == "running"
+
+
+def test_events_appended_together_keep_their_order_and_fields(session: Session, lease: Lease) -> None:
+    fields = [
+        {"level": "info", "type": "metrics", "message": f"Step {number}", "data": {"step": number} if number else None}
+        for number in range(150)
+    ]
+    append_events(session, lease.job_id, fields, attempt=1)
+    append_events(session, lease.job_id, [], attempt=1)
+    found = select(JobEvent).where(JobEvent.job_id == lease.job_id, JobEvent.type == "metrics")
+    rows = session.scalars(found.order_by(JobEvent.sequence)).all()
+    assert [row.message for row in rows] == [one["message"] for one in fields]
+    assert [row.data for row in rows] == [one["data"] for one in fields]
+    assert session.scalars(found.where(JobEvent.data.is_(None))).one().message == "Step 0"
+    assert len({row.id for row in rows}) == 150
