@@ -58,9 +58,14 @@ class Arm:
             **({} if self.shown == "nothing" else {"shown": self.shown}),
             **({} if self.guided is None else {"guided": self.guided}),
             "hyperparameters": {**SCHEDULE, **self.hyperparameters},
-            "adapter": self.adapter.model_dump(mode="json"),
+            "adapter": self._adapter(),
             "steps": self.steps,
         }
+
+    def _adapter(self) -> dict[str, Any]:
+        # A setting that came later is left out where it changes nothing, so that earlier results stay valid.
+        is_whole = self.adapter.layers_to_transform == "all"
+        return self.adapter.model_dump(mode="json", exclude={"layers_to_transform"} if is_whole else None)
 
     def fingerprint(self, base_digest: str) -> str:
         """Return a short hash of the settings and the base model: results under another one are not reused."""

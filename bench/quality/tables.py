@@ -145,7 +145,12 @@ def write_csv(file: Path, lines: Sequence[Line]) -> None:
             compared = {} if line.comparison is None else asdict(line.comparison)
             each = " ".join(f"{seed}:{value:.4f}" for seed, value in line.accuracies.items())
             measured = [len(line.accuracies), f"{line.mean:.4f}", f"{line.error:.4f}", each, f"{line.seconds:.0f}"]
-            writer.writerow([line.arm, line.rows, *measured, *(compared.get(name, "") for name in figures)])
+            writer.writerow([line.arm, line.rows, *measured, *(_figure(compared.get(name, "")) for name in figures)])
+
+
+def _figure(value: float | str) -> float | str:
+    """Return a share with the digits that mean something; the last bits are the processor's."""
+    return round(value, 4) + 0.0 if isinstance(value, float) else value
 
 
 def main() -> None:

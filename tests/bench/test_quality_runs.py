@@ -1,3 +1,4 @@
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from bench.quality.arms import ARMS, BASE, Arm
 from bench.quality.comparisons import SEEDS, TABLES, VALIDATION_SEEDS
 from bench.quality.problems import TARGET, draw
 from bench.quality.rollouts import Rollout
+from bench.quality.setting import RESULTS
 from bench.quality.store import Record, Store
 from examples.word_problems.generate import judge
 from tests.fixtures.tiny_models import reference_to
@@ -175,3 +177,12 @@ def test_tables_do_not_mix_what_was_chosen_by_with_what_was_tested() -> None:
     records = [record(ARMS[name], seed) for name in ("nlft", "nlft_refused_2") for seed in (0, 1, 5)]
     seeds = {name: tables.lines_of(TABLES[name], records)[0].accuracies.keys() for name in ("ablations", "choice")}
     assert seeds == {"ablations": {0, 1}, "choice": {5}}
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.csv")), ids=lambda file: file.stem)
+def test_committed_results_are_of_the_arms_as_they_are(file: Path) -> None:
+    kept = tables.current(Store(RESULTS, RESULTS).records())
+    with file.open(newline="", encoding="utf-8") as stream:
+        assert [line.arm for line in tables.lines_of(TABLES[file.stem], kept)] == [
+            row["arm"] for row in csv.DictReader(stream)
+        ]
