@@ -69,8 +69,8 @@ def test_trainer_that_has_waited_ends_with_the_bytes_of_one_that_has_not(world: 
     wait_until(lambda: len(world.trainers()) == 1, what="a trainer waits")
     waited = create(client, request_call, "waited")
     check(world, waited, "succeeded")
-    assert '"has_waited": true' in worker.text()
-    assert '"has_waited": true' not in alone.text()
+    assert '"has_waited":true' in worker.text()
+    assert '"has_waited":true' not in alone.text()
     assert result_weights(world, waited) == result_weights(world, own)
 
 

@@ -25,6 +25,8 @@ from tests.training.multi_lora.runs import distance
 from tests.worker.scripted_jobs import add_job, add_project, read_attempts, read_events, read_job, wait_until
 
 SCRIPTED = "tests.faults.grouped_worker"
+# A claim passes over rows that another transaction holds, and the reconciler holds those that it announces.
+TOGETHER: dict[str, Any] = {"worker_jobs_per_base": 4, "reconcile_seconds": 600.0}
 STEPS = 30
 SCRIPT = {"steps": STEPS, "step_seconds": 0.3, "checkpoint_every": 5}
 QUICK = {"n_epochs": 8, "batch_size": 1, "learning_rate": 0.001}
@@ -59,7 +61,7 @@ def wait_for_checkpoints(world: World, jobs: Sequence[str]) -> None:
 def test_a_killed_child_costs_each_of_its_jobs_one_attempt_and_none_its_result(
     world: World, scripted: list[str]
 ) -> None:
-    world.start_worker(module=SCRIPTED, worker_jobs_per_base=4)
+    world.start_worker(module=SCRIPTED, **TOGETHER)
     wait_for_checkpoints(world, scripted)
     for trainer in world.trainers():
         trainer.kill()
@@ -72,7 +74,7 @@ def test_a_killed_child_costs_each_of_its_jobs_one_attempt_and_none_its_result(
 
 
 def test_a_killed_worker_takes_the_child_along_and_each_job_is_resumed_alone(world: World, scripted: list[str]) -> None:
-    first = world.start_worker(module=SCRIPTED, worker_jobs_per_base=4)
+    first = world.start_worker(module=SCRIPTED, **TOGETHER)
     wait_for_checkpoints(world, scripted)
     first.kill()
     wait_until(lambda: world.trainers() == [], seconds=5, what="the child follows its worker")
@@ -102,7 +104,7 @@ def test_a_drained_worker_hands_each_job_on_uncounted(world: World) -> None:
     # Slow enough that none ends while the checkpoints of all are awaited on a busy machine.
     project = add_project(world.factory, world.store)
     scripted = [add_job(world.factory, project, **{**SCRIPT, "step_seconds": 0.6}) for _ in range(3)]
-    leaving = world.start_worker(module=SCRIPTED, worker_jobs_per_base=4)
+    leaving = world.start_worker(module=SCRIPTED, **TOGETHER)
     wait_for_checkpoints(world, scripted)
     leaving.send(signal.SIGTERM)
     assert leaving.popen.wait(8) == 0
@@ -110,7 +112,7 @@ def test_a_drained_worker_hands_each_job_on_uncounted(world: World) -> None:
     for job_id in scripted:
         wait_for_status(world, job_id, "queued")
 
-    world.start_worker(module=SCRIPTED, worker_jobs_per_base=4)
+    world.start_worker(module=SCRIPTED, **TOGETHER)
     for job_id in scripted:
         job = check(world, job_id, "succeeded")
         assert result_weights(world, job_id).endswith(scripted_weights(STEPS))
@@ -154,7 +156,7 @@ def test_jobs_trained_together_have_the_adapters_of_jobs_alone_whatever_a_neighb
 ) -> None:
     together = [service.create(f"together-{seed}", seed) for seed in range(3)]
     mad = service.create("mad", 3, MAD)
-    world.start_worker(module="worker", worker_jobs_per_base=4, stall_seconds=240.0)
+    world.start_worker(module="worker", stall_seconds=240.0, **TOGETHER)
     for job_id in together:
         wait_for_end(world, job_id, seconds=240)
         job = check(world, job_id, "succeeded")
@@ -177,7 +179,7 @@ def test_a_cancel_and_a_killed_trainer_leave_each_other_job_with_one_adapter(
     service = Service(world, tiny_model(), rows=240)
     jobs = [service.create(f"job-{seed}", seed) for seed in range(2)]
     cancelled = service.create("cancelled", 2)
-    world.start_worker(module="worker", worker_jobs_per_base=4, stall_seconds=240.0, lease_seconds=12)
+    world.start_worker(module="worker", stall_seconds=240.0, lease_seconds=12, **TOGETHER)
     wait_for_checkpoints(world, jobs)
     service.cancel(cancelled)
     wait_for_status(world, cancelled, "cancelled")
