@@ -20,6 +20,17 @@ def await_waiting(world: World) -> psutil.Process:
     return process
 
 
+def start_at_work(world: World, steps: int, step_seconds: float) -> tuple[Process, str]:
+    """Start a worker, give its waiting trainer a job, and return both once the job has a checkpoint."""
+    worker = world.start_worker()
+    await_waiting(world)
+    script = {"steps": steps, "step_seconds": step_seconds, "checkpoint_every": 5}
+    job_id = add_job(world.factory, add_project(world.factory, world.store), **script)
+    world.queue.enqueue_job(job_id)
+    wait_for_checkpoint(world, job_id)
+    return worker, job_id
+
+
 def starts(worker: Process) -> list[bool]:
     """Return for every attempt whether its trainer had waited for it."""
     lines = [json.loads(line) for line in worker.text().splitlines() if '"trainer starts"' in line]
@@ -72,12 +83,7 @@ def test_trainer_killed_while_it_waits_costs_no_attempt(world: World) -> None:
 
 
 def test_trainer_killed_over_its_job_is_a_counted_loss_as_ever(world: World) -> None:
-    worker = world.start_worker()
-    await_waiting(world)
-    script = {"steps": 20, "step_seconds": 0.3, "checkpoint_every": 5}
-    job_id = add_job(world.factory, add_project(world.factory, world.store), **script)
-    world.queue.enqueue_job(job_id)
-    wait_for_checkpoint(world, job_id)
+    worker, job_id = start_at_work(world, steps=20, step_seconds=0.3)
     (trainer,) = world.trainers_at_work()
     trainer.kill()
     job = check(world, job_id, "succeeded")
@@ -89,12 +95,7 @@ def test_trainer_killed_over_its_job_is_a_counted_loss_as_ever(world: World) -> 
 
 
 def test_drained_worker_starts_no_other_trainer_to_wait(world: World) -> None:
-    worker = world.start_worker()
-    await_waiting(world)
-    script = {"steps": 200, "step_seconds": 0.1, "checkpoint_every": 5}
-    job_id = add_job(world.factory, add_project(world.factory, world.store), **script)
-    world.queue.enqueue_job(job_id)
-    wait_for_checkpoint(world, job_id)
+    worker, job_id = start_at_work(world, steps=200, step_seconds=0.1)
     worker.send(signal.SIGTERM)
     assert worker.popen.wait(8) == 0
     assert world.trainers() == []
