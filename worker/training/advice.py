@@ -130,7 +130,8 @@ def _advise_on_rollouts(rollouts: Rollouts) -> Iterator[Advice]:
             "base_knows_nothing",
             "warn",
             f"None of {rollouts.sampled} sampled responses is right: either the questions are beyond the base model or "
-            "the grader does not find its answers. Look at the built rows; worked references are trained instead.",
+            "the grader does not find its answers. Look at the built rows, and give worked references: they are "
+            "trained where no response is right, unless mixture.references_as_right is false.",
             figures,
         )
     elif rollouts.right / rollouts.sampled > _NEARLY_ALL:
