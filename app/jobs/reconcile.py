@@ -121,6 +121,9 @@ class Reconciler:
 def start_reconcile_loop(settings: Settings) -> Callable[[], None]:
     """Reconcile every ``settings.reconcile_seconds`` and collect garbage now and then, in threads of their own.
 
+    The first round comes after one period: at its start a worker claims what waits, and a claim passes over jobs that
+    a round is announcing.
+
     Returns:
         A function that stops the loops and closes their connections; it waits for rounds in progress.
     """
@@ -147,9 +150,8 @@ def start_reconcile_loop(settings: Settings) -> Callable[[], None]:
 
 def _repeat(work: Callable[[], None], seconds: float, stopping: threading.Event) -> threading.Thread:
     def loop() -> None:
-        while not stopping.is_set():
+        while not stopping.wait(seconds):
             work()
-            stopping.wait(seconds)
 
     thread = threading.Thread(target=loop, name=work.__name__, daemon=True)
     thread.start()
