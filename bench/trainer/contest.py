@@ -102,23 +102,34 @@ def compete(
     """Measure ``variants`` at ``point``, one step each to warm up, then ``rounds`` in turn.
 
     Yields all measurements so far by name after every round. A contestant that fails is out, and its measurement says
-    why.
+    why. One that takes a single step is gone before the others are loaded: what it holds would leave them no memory.
     """
     found = {name: Measurement(name) for name in variants}
+    for name in (name for name in variants if VARIANTS[name].once):
+        with open_log(name) as log, Contestant(point, name, 1, log) as contestant:
+            _load(found[name], contestant, warms_up=False)
+            if not found[name].error:
+                _step(found[name], contestant)
+        tell(f"{point}: {name} {_fate(found[name])}")
     with ExitStack() as stack:
         running: dict[str, Contestant] = {}
-        for name in variants:
+        for name in (name for name in variants if not VARIANTS[name].once):
             log = stack.enter_context(open_log(name))
-            steps = 1 if VARIANTS[name].once else rounds + 1
-            running[name] = stack.enter_context(Contestant(point, name, steps, log))
-            _load(found[name], running[name], warms_up=not VARIANTS[name].once)
-            tell(f"{point}: {name} {'failed' if found[name].error else 'is ready'}")
+            running[name] = stack.enter_context(Contestant(point, name, rounds + 1, log))
+            _load(found[name], running[name], warms_up=True)
+            tell(f"{point}: {name} {_fate(found[name])}")
         for number in range(1, rounds + 1):
             for name, contestant in running.items():
-                if not found[name].error and (number == 1 or not VARIANTS[name].once):
+                if not found[name].error:
                     _step(found[name], contestant)
             tell(f"{point}: round {number} of {rounds}")
             yield found
+
+
+def _fate(measurement: Measurement) -> str:
+    if measurement.error:
+        return "failed"
+    return "is done" if measurement.seconds else "is ready"
 
 
 def _load(measurement: Measurement, contestant: Contestant, *, warms_up: bool) -> None:

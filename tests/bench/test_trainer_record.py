@@ -129,13 +129,15 @@ def test_results_of_several_runs_are_judged_together(tmp_path: Path) -> None:
 
 
 def test_a_small_contest_is_run_recorded_and_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run.main(
-        ["--points", "tiny", "--variants", "supervised", "--repeats", "1", "--others", "", "--results", str(tmp_path)]
-    )
-    (line,) = read_lines(tmp_path / "tiny.csv")
-    assert (line.point, line.variant, line.rounds, line.error) == ("tiny", "supervised", 1, "")
+    chosen = ["--points", "tiny", "--variants", "supervised,published_all", "--others", ""]
+    run.main([*chosen, "--repeats", "2", "--results", str(tmp_path)])
+    line, once = read_lines(tmp_path / "tiny.csv")
+    assert (line.point, line.variant, line.rounds, line.error) == ("tiny", "supervised", 2, "")
+    assert (once.variant, once.rounds, once.error) == ("published_all", 1, "")
     assert line.seconds > 0
     assert line.ratio == 1
     record = json.loads((tmp_path / "tiny.json").read_text())
-    assert len(record["rounds"]["supervised"]["seconds"]) == 1
-    assert "ours, supervised" in capsys.readouterr().out
+    assert [len(record["rounds"][name]["seconds"]) for name in ("supervised", "published_all")] == [2, 1]
+    told = capsys.readouterr().out
+    assert "ours, supervised" in told
+    assert told.index("published_all is done") < told.index("supervised is ready")
