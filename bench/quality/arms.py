@@ -98,7 +98,12 @@ def _sizes(questions: int) -> tuple[Arm, ...]:
     return (
         _supervised(f"supervised_rollouts_{questions}", "rollouts", questions=questions),
         _supervised(f"supervised_right_{questions}", "right_rollouts", questions=questions),
+        _supervised(f"supervised_references_{questions}", "references", questions=questions),
         _nlft(f"nlft_{questions}", questions=questions),
+        _nlft(f"nlft_references_{questions}", "references", questions=questions),
+        _nlft(f"nlft_references_and_wrong_{questions}", "references_and_wrong", questions=questions),
+        _nlft(f"nlft_right_or_references_{questions}", "right_or_references", questions=questions),
+        _rationalized(f"nlft_rationalized_{questions}", questions=questions),
     )
 
 
@@ -134,7 +139,6 @@ _ALL = (
     _rationalized("nlft_references_and_rationalized", "references_and_rationalized"),
     _rationalized("supervised_references_and_rationalized", "references_and_rationalized", method="supervised"),
     _rationalized("nlft_references_and_rationalized_k4", "references_and_rationalized", rollouts=4),
-    *(_rationalized(f"nlft_rationalized_{questions}", questions=questions) for questions in (25, 100, 200)),
     # the result is all that is known
     _nlft("nlft_final_answer", "rollouts_final_answer"),
     _nlft("nlft_final_answer_no_judgments", "rollouts_final_answer_without_judgments"),

@@ -2,9 +2,9 @@
 
     python -m bench.quality.base
 
-The raw model solves 3 % of the problems and cannot use a shown reference. It is warmed up through the product's own
-supervised method and merged; nothing of what is measured later was trained on. Why guided rows: they stand for a
-larger model that follows such prompts by itself.
+The raw model solves 3 % of the problems and cannot use a shown reference. It was warmed up through the product's own
+supervised method; nothing of what is measured later was trained on. Why guided rows: they stand for a larger model
+that follows such prompts by itself. The base model is the raw one with the adapter of that warm-up merged into it.
 """
 
 from __future__ import annotations
@@ -12,141 +12,57 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import time
-from dataclasses import asdict, dataclass
-from random import Random
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors.torch import load_file
+
 from bench.quality.answering import grade, load_for_answers
-from bench.quality.corruption import corrupt
-from bench.quality.problems import SOURCE, validation_problems, warm_up_problems
-from bench.quality.recorder import Recorder
-from bench.quality.setting import (
-    BASE_MODEL,
-    MERGING,
-    RAW_MODEL,
-    RAW_MODEL_SOURCE,
-    TRAINING,
-    WORK,
-    messages,
-    models,
-    reference_to,
-)
-from examples.word_problems.generate import write_rows
-from worker.training.data.examples import Message
-from worker.training.methods.prompts import PROMPT_SETS, guide
-from worker.training.model.adapter import attach_adapter, load_adapter
+from bench.quality.problems import validation_problems
+from bench.quality.setting import BASE_MODEL, MERGING, RAW_MODEL, import_raw_model, models, reference_to
+from bench.quality.warm_up import ADAPTER, ADAPTER_FILE, WarmUp, shown_reference
 from worker.training.model.base_model import load_base_model
-from worker.training.model.gguf_import import import_model
-from worker.training.spec import OUTPUTS_DIR, TRAINING_FILE, EvaluationSettings, LoraSettings, TrainingSpec
-from worker.training.trainer import train
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from examples.word_problems.families import Problem
     from worker.training.evaluation import GradedAnswer
-    from worker.training.methods.prompts import Prompt
 
 REPORT = "warm-up.json"
 
 
-@dataclass(frozen=True, slots=True)
-class WarmUp:
-    """The recipe, chosen on the validation problems. Rows are counted; a step takes eight.
-
-    With 36 target rows in the families' own proportions 50 % of the validation problems were right, 82 % of ``boxes``;
-    hence fewer rows, and few of ``boxes``.
-    """
-
-    plain_source: int = 232
-    plain_target: int = 24
-    reference_shown: int = 128
-    judgment_shown: int = 128
-    learning_rate: float = 1e-3
-    seed: int = 0
-
-
-ADAPTER = LoraSettings(r=16, alpha=32)
-_TARGET_MIX = {"change": 8, "boxes": 6, "together": 5, "sharing": 5}
-_BATCH = 8
-
-
-def target_problems(recipe: WarmUp) -> list[Problem]:
-    """Return the problems of target families that the warm start trains on."""
-    return warm_up_problems(recipe.plain_target, _TARGET_MIX)
-
-
-def warm_up_rows(recipe: WarmUp) -> list[dict[str, Any]]:
-    """Return the training rows; guided ones are of source families and worded as NLFT words them."""
-    rng = Random(recipe.seed)
-    guided = recipe.reference_shown + recipe.judgment_shown
-    source = warm_up_problems(recipe.plain_source + guided, SOURCE)
-    plain = [*target_problems(recipe), *source[guided:]]
-    prompts = PROMPT_SETS["default"]
-    rows = [_row(problem.question, problem.solution) for problem in plain]
-    for problem in source[: recipe.reference_shown]:
-        rows.append(_row(shown_reference(problem.question, problem.solution), problem.solution))
-    for problem in source[recipe.reference_shown : guided]:
-        wrong, judgment = corrupt(problem.solution, rng)
-        rows.append(_row(fill(prompts.judgment, problem.question, {"judgment": judgment}), wrong))
-    return rows
-
-
-def shown_reference(question: str, reference: str) -> str:
-    """Return ``question`` with ``reference`` shown."""
-    return fill(PROMPT_SETS["default"].reference, question, {"reference": reference})
-
-
-def fill(template: Prompt, question: str, guidance: Mapping[str, str]) -> str:
-    """Return the user turn that shows ``guidance`` beside ``question``, as NLFT renders it."""
-    return guide([Message("user", question)], template, guidance)[-1].text
-
-
-def _row(question: str, response: str) -> dict[str, Any]:
-    return {"messages": messages(question), "response": response}
-
-
-def make_base(recipe: WarmUp) -> Path:
-    """Warm the raw model up, merge, and return the folder of the base model; a finished one is kept."""
+def make_base() -> Path:
+    """Merge the warm-up's adapter into the raw model and return the folder of that; a finished one is kept."""
     folder = models() / BASE_MODEL
     if (folder / REPORT).is_file():
         return folder
-    if not (models() / RAW_MODEL / "config.json").is_file():
-        import_model(RAW_MODEL_SOURCE, models(), name=RAW_MODEL, report=print)
-    workspace = WORK / "warm-up"
-    shutil.rmtree(workspace, ignore_errors=True)
-    (workspace / TRAINING_FILE).parent.mkdir(parents=True)
-    write_rows(workspace / TRAINING_FILE, warm_up_rows(recipe))
-    spec = TrainingSpec(
-        job_id="warm-up",
-        base_model=reference_to(RAW_MODEL),
-        method="supervised",
-        hyperparameters={"n_epochs": 1, "batch_size": _BATCH, "learning_rate": recipe.learning_rate},
-        adapter=ADAPTER,
-        evaluation=EvaluationSettings(generate=False),
-        seed=recipe.seed,
-        runtime=TRAINING,
-    )
-    started = time.process_time()
-    train(workspace, spec, Recorder())
-    print(f"warm start: {time.process_time() - started:.0f} CPU seconds", flush=True)
-    _merge(workspace / OUTPUTS_DIR, folder)
-    (folder / REPORT).write_text(json.dumps({"recipe": asdict(recipe)} | _measure(), indent=2) + "\n")
+    import_raw_model()
+    merge(ADAPTER_FILE, folder)
+    (folder / REPORT).write_text(json.dumps({"recipe": asdict(WarmUp())} | _measure(), indent=2) + "\n")
     return folder
 
 
-def _merge(adapter: Path, folder: Path) -> None:
-    """Write the raw model with the adapter merged into it to ``folder``, in bfloat16 as the raw model's."""
-    raw = reference_to(RAW_MODEL)
-    loaded = load_base_model(raw, MERGING)
-    adapted = attach_adapter(loaded.model, ADAPTER, base_model_name=raw.name, seed=0)
-    load_adapter(adapted, adapter)
-    merged = adapted.merge_and_unload()
+def merge(adapter: Path, folder: Path) -> None:
+    """Write the raw model with ``adapter`` merged into it to ``folder``, in bfloat16 as the raw model's.
+
+    Products are taken in float64, so that what is rounded to bfloat16 is the same on every processor.
+    """
+    loaded = load_base_model(reference_to(RAW_MODEL), MERGING)
+    weights = {name: tensor.double() for name, tensor in load_file(adapter).items()}
+    layers = {name: layer for name, layer in loaded.model.named_modules() if _half(name, "A") in weights}
+    with torch.inference_mode():
+        for name, layer in layers.items():
+            change = weights[_half(name, "B")] @ weights[_half(name, "A")] * (ADAPTER.alpha / ADAPTER.r)
+            layer.weight.copy_(layer.weight.double() + change)
     shutil.rmtree(folder, ignore_errors=True)
-    merged.bfloat16().save_pretrained(folder)
+    loaded.model.bfloat16().save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
+
+
+def _half(layer: str, letter: str) -> str:
+    return f"base_model.model.{layer}.lora_{letter}.weight"
 
 
 def _measure() -> dict[str, Any]:
@@ -179,7 +95,7 @@ def main() -> None:
     """Make the base model, or tell its figures when it is there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.parse_args()
-    print((make_base(WarmUp()) / REPORT).read_text())
+    print((make_base() / REPORT).read_text())
 
 
 if __name__ == "__main__":

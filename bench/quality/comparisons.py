@@ -27,6 +27,26 @@ class Table:
     seeds: tuple[int, ...] = SEEDS
 
 
+def _size(questions: int) -> Table:
+    """Return the table of a size other than 50."""
+    arms = (
+        "supervised_rollouts",
+        "supervised_right",
+        "nlft",
+        "nlft_right_or_references",
+        "nlft_rationalized",
+        "supervised_references",
+        "nlft_references",
+        "nlft_references_and_wrong",
+    )
+    return Table(
+        f"size{questions}",
+        f"{questions} questions, one rollout each",
+        (BASE, *(f"{arm}_{questions}" for arm in arms)),
+        against=f"nlft_{questions}",
+    )
+
+
 TABLES: Mapping[str, Table] = MappingProxyType(
     {
         table.name: table
@@ -51,24 +71,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
                 ),
                 against="nlft",
             ),
-            Table(
-                "size25",
-                "25 questions, one rollout each",
-                (BASE, "supervised_rollouts_25", "supervised_right_25", "nlft_25", "nlft_rationalized_25"),
-                against="nlft_25",
-            ),
-            Table(
-                "size100",
-                "100 questions, one rollout each",
-                (BASE, "supervised_rollouts_100", "supervised_right_100", "nlft_100", "nlft_rationalized_100"),
-                against="nlft_100",
-            ),
-            Table(
-                "size200",
-                "200 questions, one rollout each",
-                (BASE, "supervised_rollouts_200", "supervised_right_200", "nlft_200", "nlft_rationalized_200"),
-                against="nlft_200",
-            ),
+            *(_size(questions) for questions in (25, 100, 200)),
             Table(
                 "rollouts4",
                 "50 questions, four rollouts each",
@@ -155,13 +158,12 @@ TABLES: Mapping[str, Table] = MappingProxyType(
     }
 )
 
-# What is run, in this order, when nothing is chosen: within a line seed by seed, so that every prefix is paired.
+# What is run, in this order, when nothing is chosen: the arms that answer most first, then whole tables. Within a line
+# seed by seed, so that every prefix is paired.
 QUEUE: tuple[tuple[str, ...], ...] = (
     (BASE,),
-    ("nlft", "supervised_right", "supervised_rollouts", "supervised_references"),
-    ("nlft_rationalized", "supervised_rationalized"),
-    ("nlft_final_answer_rationalized", "supervised_final_answer_rationalized"),
     ("nlft_25", "supervised_right_25", "supervised_rollouts_25"),
-    ("nlft_k4", "supervised_right_k4"),
-    ("nlft_final_answer", "nlft_references", "nlft_references_and_wrong"),
+    ("nlft_right_or_references_25", "supervised_references_25"),
+    ("nlft", "supervised_right", "supervised_rollouts", "supervised_references", "nlft_right_or_references"),
+    *(TABLES[name].arms for name in ("ablations", "main", "size25", "rollouts4", "final_answer", "size100", "size200")),
 )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from bench.quality.answering import grade, load_for_answers
 from bench.quality.arms import SCHEDULE, Arm
-from bench.quality.base import WarmUp, target_problems
 from bench.quality.comparisons import TABLES, VALIDATION_SEEDS
 from bench.quality.plan import plan, repeat
 from bench.quality.problems import exam_problems, training_problems, validation_problems
@@ -17,6 +16,7 @@ from bench.quality.rollouts import draw_rollouts
 from bench.quality.rows import BUILDERS
 from bench.quality.setting import CODE, TRAINING, WORK
 from bench.quality.store import Record
+from bench.quality.warm_up import WarmUp, target_problems
 from examples.word_problems.generate import write_rows
 from worker.training.spec import OUTPUTS_DIR, TRAINING_FILE, BaseModelRef, EvaluationSettings, TrainingSpec
 from worker.training.trainer import train

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from bench.quality.answering import load_for_answers, sample
-from bench.quality.base import shown_reference
 from bench.quality.setting import WORK, bare_result, write_file
+from bench.quality.warm_up import shown_reference
 from examples.word_problems.generate import judge
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from transformers.utils import logging as transformers_logging
 
 from bench.quality.arms import ARMS, BASE
-from bench.quality.base import WarmUp, make_base
+from bench.quality.base import make_base
 from bench.quality.comparisons import QUEUE, SEEDS, TABLES
 from bench.quality.experiment import run
 from bench.quality.setting import BASE_MODEL, RESULTS, WORK, reference_to
@@ -75,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)
-    make_base(WarmUp())
+    make_base()
     groups, seeds = QUEUE, SEEDS
     if options.table:
         groups, seeds = (TABLES[options.table].arms,), TABLES[options.table].seeds

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+from worker.training.model.gguf_import import import_model
 from worker.training.model.model_folder import model_digest
 from worker.training.spec import BaseModelRef, EvaluationSettings, RuntimeSettings
 
@@ -46,6 +47,12 @@ CODE = code_digest()
 def models() -> Path:
     """Return the folder of the raw and the warm-started model."""
     return WORK / "models"
+
+
+def import_raw_model() -> None:
+    """Import the raw model unless it is there."""
+    if not (models() / RAW_MODEL / "config.json").is_file():
+        import_model(RAW_MODEL_SOURCE, models(), name=RAW_MODEL, report=print)
 
 
 def reference_to(name: str) -> BaseModelRef:

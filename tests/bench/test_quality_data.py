@@ -3,7 +3,6 @@ from random import Random
 import pytest
 
 from bench.quality.arms import ARMS, Arm
-from bench.quality.base import WarmUp, target_problems, warm_up_rows
 from bench.quality.comparisons import QUEUE, TABLES
 from bench.quality.corruption import corrupt
 from bench.quality.plan import plan, repeat
@@ -18,6 +17,7 @@ from bench.quality.problems import (
 from bench.quality.rollouts import Rollout
 from bench.quality.rows import BUILDERS
 from bench.quality.setting import bare_result
+from bench.quality.warm_up import WarmUp, target_problems, warm_up_rows
 from examples.word_problems.families import FAMILIES, Problem
 from examples.word_problems.generate import judge
 from worker.training.methods import METHODS
