@@ -77,6 +77,8 @@ SCHEDULE: Mapping[str, Any] = MappingProxyType(
     {"batch_size": 4, "learning_rate": 1e-3, "lr_scheduler": "cosine", "warmup_ratio": 0.1}
 )
 
+_RIGHT_BY_RESULT = "right_rationalized_final_answer"
+
 # Only what stands before a wrong response's first error is trained, the error itself pushed down or masked.
 PREFIX: Mapping[str, Any] = MappingProxyType({"contrast": "reference", "after_error": "mask", "over_cap": "none"})
 
@@ -146,10 +148,16 @@ _ALL = (
     *(
         _rationalized(f"{method}_final_answer_rationalized{suffix}", rows, method=method, rollouts=k, shown="result")
         for suffix, k in (("", 1), ("_k4", 4))
-        for method, rows in (("nlft", "right_rationalized_final_answer"), ("supervised", "right_rationalized"))
+        for method, rows in (("nlft", _RIGHT_BY_RESULT), ("supervised", "right_rationalized"))
     ),
-    _rationalized("nlft_final_answer_guided_4", "right_rationalized_final_answer", shown="result", guided=4),
-    _rationalized("supervised_final_answer_guided_4", method="supervised", shown="result", guided=4),
+    *(
+        arm
+        for k in (4, 16)
+        for arm in (
+            _rationalized(f"nlft_final_answer_guided_{k}", _RIGHT_BY_RESULT, shown="result", guided=k),
+            _rationalized(f"supervised_final_answer_guided_{k}", method="supervised", shown="result", guided=k),
+        )
+    ),
     _rationalized("nlft_final_answer_rationalized_and_wrong", "rationalized_final_answer", shown="result"),
     # one setting changed
     _nlft("nlft_no_judgments", "rollouts_without_judgments"),
