@@ -95,6 +95,11 @@ class NLFTExample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fa
         return "\n".join(filter(None, (answer.text or answer.refusal, *calls)))
 
     @property
+    def is_right(self) -> bool:
+        """Whether the response counts as right: as ``correct`` says, else where nothing criticises it."""
+        return self.judgment is None if self.correct is None else self.correct
+
+    @property
     def _ends_with_answer(self) -> bool:
         return bool(self.messages) and self.messages[-1].role == "assistant"
 

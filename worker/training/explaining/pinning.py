@@ -36,9 +36,7 @@ def choose_pinned(rows: Sequence[Row], settings: SaliencySettings, method: str) 
 
 def is_wrong(example: Example) -> bool:
     """Return whether the row's response counts as wrong."""
-    if not isinstance(example, NLFTExample):
-        return False
-    return example.judgment is not None if example.correct is None else not example.correct
+    return isinstance(example, NLFTExample) and not example.is_right
 
 
 def _find_lines(rows: Sequence[Row], lines: Sequence[int], method: str) -> list[int]:

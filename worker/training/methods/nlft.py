@@ -8,8 +8,9 @@ from pydantic import Field
 
 from worker.training.data.examples import Example, NLFTExample
 from worker.training.methods.base import Finding, Hyperparameters, RequiredField
-from worker.training.methods.prompts import Prompts, find_prompts, show_judgment, show_reference
-from worker.training.methods.ragged import align, clamp_logprobs, log_complement, mean_by_example
+from worker.training.methods.guidance import contrast_loss, contrast_metrics
+from worker.training.methods.prompts import show_judgment, show_reference
+from worker.training.methods.ragged import align, clamp_logprobs, mean_by_example
 from worker.training.methods.saliency import Evidence, Saliency, SaliencyHyperparameters, weigh_tokens
 from worker.training.spec import LoraSettings
 from worker.training.types import Explanation, LossOutput, RenderedExample, ScoringPass
@@ -48,11 +49,6 @@ class NLFTHyperparameters(SaliencyHyperparameters):
         description="`paper` takes the published values, its LoRA (r 16, alpha 16, dropout 0.05 on gate/up/down) and "
         "learning rate; the base stays in its own precision instead of 8-bit. Values set beside it win.",
     )
-    prompts: Prompts = Field(
-        "default",
-        description="How guidance is shown: `default` puts it behind the question, `paper` has the published order; or "
-        "templates of your own.",
-    )
     scoring: Literal["online", "epoch", "frozen"] = Field(
         "frozen",
         description="`online`: contexts are scored by the model being trained at every step, as published. "
@@ -69,10 +65,6 @@ class NLFTHyperparameters(SaliencyHyperparameters):
     def presets(cls, requested: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the published values where the request asks for them."""
         return _PAPER if requested.get("preset") == "paper" else {}
-
-    def spelled_out(self) -> dict[str, Any]:
-        """Return all values as JSON, the prompts as templates."""
-        return self.model_dump(mode="json") | {"prompts": find_prompts(self.prompts).model_dump(mode="json")}
 
 
 class GuidanceProbe:
@@ -168,22 +160,19 @@ class NLFT:
         """
         row, reference = _require(example)
         response = renderer.response_text(row)
-        right = row.judgment is None if row.correct is None else row.correct
         base = renderer.exchange(row.prompt, response, row.tools)
         guided = show_reference(row, hyperparameters.prompts, reference)
         sequences = {"base": base, "reference": renderer.exchange(guided, response, row.tools)}
-        if row.judgment and not right:
+        if row.judgment and not row.is_right:
             judged = show_judgment(row, hyperparameters.prompts, row.judgment)
             sequences |= {"judgment": renderer.exchange(judged, response, row.tools), "judged_base": base}
-        return RenderedExample(sequences, {"right": float(right)})
+        return RenderedExample(sequences, {"right": float(row.is_right)})
 
     def loss(self, batch: ScoredBatch, hyperparameters: NLFTHyperparameters) -> LossOutput:
         """Return -(1/n) sum_t of w log b (raised) or w log(1 - b) (lowered), plus the likelihood terms, per example."""
         base, right = batch.passes["base"], batch.values["right"]
         saliency = self.saliency(batch, hyperparameters)
-        raised = saliency.weights * clamp_logprobs(base.logprobs)
-        lowered = saliency.weights * log_complement(base.logprobs)
-        losses = -mean_by_example(lowered.where(saliency.lowered, raised), base)
+        losses = contrast_loss(base, saliency)
         if hyperparameters.nll_weight:
             likelihood = mean_by_example(clamp_logprobs(base.logprobs), base)
             losses = losses - hyperparameters.nll_weight * right * likelihood
@@ -192,12 +181,7 @@ class NLFT:
             losses = losses - hyperparameters.hindsight_weight * mean_by_example(
                 clamp_logprobs(judged.logprobs), judged
             )
-        metrics = {
-            "token_weight": mean_by_example(saliency.weights, base).mean(),
-            "salient_fraction": mean_by_example(saliency.salient.float(), base).mean(),
-            "lowered_fraction": mean_by_example(saliency.lowered.float(), base).mean(),
-        }
-        return LossOutput(hyperparameters.loss_scale * losses, saliency.weights, metrics)
+        return LossOutput(hyperparameters.loss_scale * losses, saliency.weights, contrast_metrics(base, saliency))
 
     def saliency(self, batch: ScoredBatch, hyperparameters: NLFTHyperparameters) -> Saliency:
         """Return the weight and class of every token of the base pass [N], without gradient."""

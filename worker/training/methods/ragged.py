@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from worker.training.types import TokenScores
 
+# Float32 log-probabilities carry about 1e-7: a value that equals its threshold up to this share is not above it.
+ABOVE = 1e-6
 LOGPROB_FLOOR = -100.0
 _LARGEST_LOGPROB = -1e-6
 _LOG_HALF = -0.6931471805599453

@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from worker.training.methods.base import Hyperparameters
+from worker.training.methods.guidance import GuidedHyperparameters
 from worker.training.methods.neighbours import find_neighbours
-from worker.training.methods.ragged import sum_by_example
+from worker.training.methods.ragged import ABOVE, sum_by_example
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from worker.training.types import TokenScores
 
-# Float32 log-probabilities carry about 1e-7: a value that equals its threshold up to that is not above it.
-_ABOVE = 1e-6
 
-
-class SaliencyHyperparameters(Hyperparameters):
+class SaliencyHyperparameters(GuidedHyperparameters):
     """The settings that decide the weights."""
 
     reference_threshold: float = Field(
@@ -124,14 +121,14 @@ def weigh_tokens(evidence: Evidence, settings: SaliencyHyperparameters) -> Salie
 
 
 def _is_salient_in_right(evidence: Evidence, settings: SaliencyHyperparameters) -> Tensor:
-    return evidence.log_reference.double().exp() > settings.reference_threshold * (1 + _ABOVE)
+    return evidence.log_reference.double().exp() > settings.reference_threshold * (1 + ABOVE)
 
 
 def _is_salient_in_wrong(evidence: Evidence, ratio_to_base: Tensor, settings: SaliencyHyperparameters) -> Tensor:
-    least_ratio = settings.judgment_ratio_threshold * (1 + _ABOVE)
+    least_ratio = settings.judgment_ratio_threshold * (1 + ABOVE)
     log_judgment = evidence.log_judgment.double()
     ratio_to_reference = (log_judgment - evidence.log_reference.double()).exp()
-    probable = log_judgment > math.log(max(settings.judgment_probability_floor, 1e-300)) + _ABOVE
+    probable = log_judgment > math.log(max(settings.judgment_probability_floor, 1e-300)) + ABOVE
     refused = (ratio_to_reference > least_ratio) & probable
     return refused & (ratio_to_base > least_ratio) if settings.contrast == "base_and_reference" else refused
 
@@ -175,4 +172,4 @@ def _is_over_cap(tokens: TokenScores, salient: Tensor, settings: SaliencyHyperpa
     """Return whether more tokens than allowed are salient in each token's example, bool [N]."""
     found = sum_by_example(salient.double(), tokens)
     allowed = (tokens.lengths.double() * settings.max_salient_fraction).clamp(min=settings.max_salient_tokens)
-    return (found > allowed * (1 + _ABOVE))[tokens.example]
+    return (found > allowed * (1 + ABOVE))[tokens.example]
