@@ -198,8 +198,8 @@ def _advise_on_responses(rows: Sequence[Row]) -> Iterator[Advice]:
         yield Advice(
             "wrong_without_judgment",
             "info",
-            f"{len(unjudged)} of {wrong} wrong responses have no judgment: their tokens are weighed by the reference "
-            "alone, and none is lowered.",
+            f"{len(unjudged)} of {wrong} wrong responses have no judgment: none of their tokens is lowered. NLFT "
+            "weighs them by the reference alone, CUT leaves them out.",
             _placed(unjudged),
         )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from worker.training.methods.base import Method
+from worker.training.methods.cut import CUT
 from worker.training.methods.dynamic import Dynamic
 from worker.training.methods.nlft import NLFT
 from worker.training.methods.supervised import Supervised
@@ -29,4 +30,4 @@ def build_registry(*methods: Method) -> Mapping[str, Method]:
     return MappingProxyType(by_name)
 
 
-METHODS: Mapping[str, Method] = build_registry(Supervised(), Dynamic(), NLFT())
+METHODS: Mapping[str, Method] = build_registry(Supervised(), Dynamic(), CUT(), NLFT())
