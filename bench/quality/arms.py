@@ -118,6 +118,8 @@ _ALL = (
     _supervised("supervised_references", "references"),
     _nlft("nlft_references", "references"),
     _nlft("nlft_references_and_wrong", "references_and_wrong"),
+    _nlft("nlft_right", "right_rollouts"),
+    Arm("cut_rollouts", "cut"),
     Arm("dynamic_rollouts", "dynamic"),
     Arm("dynamic_references", "dynamic", "references"),
     # other sizes
