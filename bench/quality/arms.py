@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bench.quality.rollouts import Shown
 
 BASE = "base"
+BASE_SHOWN = "base_reference_shown"
+UNTRAINED = frozenset((BASE, BASE_SHOWN))
 ADAPTER = LoraSettings(r=16, alpha=16, target_modules=["gate_proj", "up_proj", "down_proj"])
 _PAPER_ADAPTER = ADAPTER.model_copy(update={"dropout": 0.05})
 
@@ -26,7 +28,7 @@ class Arm:
 
     Attributes:
         name: Unique; the key of its results.
-        method: Training method of the product; empty: the untrained base model.
+        method: Training method of the product; empty: the untrained base model, asked with what is ``shown``.
         rows: Name of the builder in ``rows.BUILDERS``.
         questions: How many of the seed's questions.
         rollouts: Own answers drawn to each question.
@@ -35,6 +37,7 @@ class Arm:
         hyperparameters: What differs from the method's defaults and ``SCHEDULE``.
         adapter: What is trained.
         steps: Optimizer steps; passes over the rows follow from it.
+        conditions: What else decides the result in its study, where that is not the same for all runs.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Arm:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     adapter: LoraSettings = ADAPTER
     steps: int = 60
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides the result of this arm on a base model."""
@@ -60,6 +64,7 @@ class Arm:
             "hyperparameters": {**SCHEDULE, **self.hyperparameters},
             "adapter": self._adapter(),
             "steps": self.steps,
+            **({"conditions": dict(self.conditions)} if self.conditions else {}),
         }
 
     def _adapter(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from bench.quality.answering import grade, load_for_answers
 from bench.quality.problems import validation_problems
-from bench.quality.setting import BASE_MODEL, MERGING, RAW_MODEL, import_raw_model, models, reference_to
+from bench.quality.setting import BASE_MODEL, MERGING, RAW_MODEL, WORD_PROBLEMS, import_raw_model, models, reference_to
 from bench.quality.warm_up import ADAPTER, ADAPTER_FILE, WarmUp, shown_reference
 from worker.training.model.base_model import load_base_model
 
@@ -68,9 +68,9 @@ def _half(layer: str, letter: str) -> str:
 def _measure() -> dict[str, Any]:
     """Return how able the base model is, on the validation problems, without and with the reference shown."""
     problems = validation_problems()
-    loaded = load_for_answers(reference_to(BASE_MODEL))
+    loaded = load_for_answers(reference_to(BASE_MODEL), WORD_PROBLEMS)
     shown = [shown_reference(problem.question, problem.solution) for problem in problems]
-    plain, guided = grade(loaded, problems), grade(loaded, problems, shown)
+    plain, guided = grade(loaded, WORD_PROBLEMS, problems), grade(loaded, WORD_PROBLEMS, problems, shown)
     for problem, answer in list(zip(problems, plain, strict=True))[:12]:
         print(f"{'right' if answer.is_correct else 'WRONG'}  {problem.solution!r}\n       {answer.response!r}")
     families = sorted({problem.family for problem in problems})

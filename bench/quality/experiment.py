@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from bench.quality.answering import grade, load_for_answers
 from bench.quality.arms import SCHEDULE, Arm
-from bench.quality.comparisons import TABLES, VALIDATION_SEEDS
 from bench.quality.plan import plan, repeat
-from bench.quality.problems import exam_problems, training_problems, validation_problems
 from bench.quality.recorder import Recorder
 from bench.quality.rollouts import draw_rollouts
 from bench.quality.rows import BUILDERS
-from bench.quality.setting import CODE, TRAINING, WORK
+from bench.quality.setting import CODE
 from bench.quality.store import Record
-from bench.quality.warm_up import WarmUp, target_problems
+from bench.quality.warm_up import shown_reference
 from examples.word_problems.generate import write_rows
 from worker.training.spec import OUTPUTS_DIR, TRAINING_FILE, BaseModelRef, EvaluationSettings, TrainingSpec
 from worker.training.trainer import train
@@ -26,44 +24,41 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.quality.rows import Row
+    from bench.quality.study import Study
     from examples.word_problems.families import Problem
     from worker.training.evaluation import GradedAnswer
 
 _TOLD = 10  # steps that a figure of the loss is the mean of
 
 
-def make_rows(arm: Arm, base: BaseModelRef, seed: int) -> list[Row]:
+def make_rows(study: Study, arm: Arm, base: BaseModelRef, seed: int) -> list[Row]:
     """Return the different training rows of ``arm`` on data seed ``seed``."""
-    problems = training_problems(seed, target_problems(WarmUp()))
+    problems = study.questions(seed)
     # Always whole blocks: the first 25 questions are part of the first 50.
     whole = problems[: max(arm.questions, 50)]
     asked = {problem.question for problem in problems[: arm.questions]}
-    judged = draw_rollouts(base, whole, seed, per_question=arm.rollouts)
+    judged = draw_rollouts(study.setting, base, whole, seed, per_question=arm.rollouts)
     if arm.shown != "nothing":
-        judged += draw_rollouts(base, whole, seed, per_question=arm.guided or arm.rollouts, shown=arm.shown)
+        guided = arm.guided or arm.rollouts
+        judged += draw_rollouts(study.setting, base, whole, seed, per_question=guided, shown=arm.shown)
     return BUILDERS[arm.rows]([one for one in judged if one.problem.question in asked])
 
 
-def measured_on(seed: int) -> list[Problem]:
-    """Return the problems that results of data seed ``seed`` are measured on."""
-    return validation_problems() if seed in VALIDATION_SEEDS else exam_problems()
-
-
-def run(arm: Arm, base: BaseModelRef, seed: int) -> tuple[Record, list[dict[str, Any]], dict[str, Any]]:
+def run(study: Study, arm: Arm, base: BaseModelRef, seed: int) -> tuple[Record, list[dict[str, Any]], dict[str, Any]]:
     """Return the record of one run, its answers, and what else is worth keeping."""
-    workspace = WORK / "workspaces" / f"{arm.name}-{seed}"
-    rows = make_rows(arm, base, seed) if arm.method else []
+    workspace = study.setting.work / "workspaces" / f"{arm.name}-{seed}"
+    rows = make_rows(study, arm, base, seed) if arm.method else []
     recorder, adapter = Recorder(), None
     started = time.process_time()
     if arm.method:
-        adapter = train_arm(arm, base, seed, workspace=workspace, rows=rows, recorder=recorder)
+        adapter = train_arm(study, arm, base, seed, workspace=workspace, rows=rows, recorder=recorder)
     trained = time.process_time()
-    problems = measured_on(seed)
-    answers = grade(load_for_answers(base, adapter), problems)
+    problems = study.exam(seed)
+    answers = grade(load_for_answers(base, study.setting, adapter), study.setting, problems, _asked(arm, problems))
     answered = time.process_time()
     shutil.rmtree(workspace, ignore_errors=True)
     record = Record(
-        table=next((table.name for table in TABLES.values() if arm.name in table.arms), ""),
+        table=next((table.name for table in study.tables.values() if arm.name in table.arms), ""),
         arm=arm.name,
         seed=seed,
         fingerprint=arm.fingerprint(base.digest),
@@ -80,6 +75,7 @@ def run(arm: Arm, base: BaseModelRef, seed: int) -> tuple[Record, list[dict[str,
         train_cpu_seconds=round(trained - started, 1),
         answer_cpu_seconds=round(answered - trained, 1),
         settings=arm.settings(),
+        guidance=recorder.guidance,
     )
     told = [
         {"question": problem.question, "solution": problem.solution, "response": answer.response}
@@ -88,8 +84,15 @@ def run(arm: Arm, base: BaseModelRef, seed: int) -> tuple[Record, list[dict[str,
     return record, told, {"losses": recorder.losses, "metrics": recorder.metrics, "messages": recorder.messages}
 
 
+def _asked(arm: Arm, problems: Sequence[Problem]) -> list[str]:
+    """Return what an untrained model is asked with the references shown; nothing: the bare questions."""
+    if arm.method or arm.shown != "reference":
+        return []
+    return [shown_reference(problem.question, problem.solution) for problem in problems]
+
+
 def train_arm(
-    arm: Arm, base: BaseModelRef, seed: int, *, workspace: Path, rows: Sequence[Row], recorder: Recorder
+    study: Study, arm: Arm, base: BaseModelRef, seed: int, *, workspace: Path, rows: Sequence[Row], recorder: Recorder
 ) -> tuple[Path, Any]:
     """Train ``arm`` on ``rows`` in ``workspace`` and return the adapter's folder and settings."""
     hyperparameters = {**SCHEDULE, **arm.hyperparameters}
@@ -97,21 +100,18 @@ def train_arm(
     shutil.rmtree(workspace, ignore_errors=True)
     (workspace / TRAINING_FILE).parent.mkdir(parents=True)
     write_rows(workspace / TRAINING_FILE, repeat(rows, chosen.size, seed))
-    train(workspace, _spec(arm, base, seed, hyperparameters={**hyperparameters, "n_epochs": chosen.n_epochs}), recorder)
-    return workspace / OUTPUTS_DIR, arm.adapter
-
-
-def _spec(arm: Arm, base: BaseModelRef, seed: int, *, hyperparameters: dict[str, Any]) -> TrainingSpec:
-    return TrainingSpec(
+    spec = TrainingSpec(
         job_id=f"{arm.name}-{seed}",
         base_model=base,
         method=arm.method,
-        hyperparameters=hyperparameters,
+        hyperparameters={**hyperparameters, "n_epochs": chosen.n_epochs},
         adapter=arm.adapter,
         evaluation=EvaluationSettings(generate=False),
         seed=seed,
-        runtime=TRAINING,
+        runtime=study.setting.runtime,
     )
+    train(workspace, spec, recorder)
+    return workspace / OUTPUTS_DIR, arm.adapter
 
 
 def _share(answers: Sequence[GradedAnswer]) -> float:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from bench.quality.answering import load_for_answers, sample
-from bench.quality.setting import WORK, bare_result, write_file
+from bench.quality.setting import bare_result, write_file
 from bench.quality.warm_up import shown_reference
 from examples.word_problems.generate import judge
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from bench.quality.setting import Setting
     from examples.word_problems.families import Problem
     from worker.training.spec import BaseModelRef
 
@@ -39,14 +41,27 @@ class Rollout:
 
 
 def draw_rollouts(
-    base: BaseModelRef, problems: Sequence[Problem], seed: int, *, per_question: int, shown: Shown = "nothing"
+    setting: Setting,
+    base: BaseModelRef,
+    problems: Sequence[Problem],
+    seed: int,
+    *,
+    per_question: int,
+    shown: Shown = "nothing",
 ) -> list[Rollout]:
     """Return ``per_question`` rollouts of each problem, the first ones of all problems first."""
+    folder = setting.work / "rollouts" / base.digest[:12]
+    load = cache(lambda: load_for_answers(base, setting))  # once, and only where something is left to draw
     found: list[Rollout] = []
     for index in range(per_question):
         for start in range(0, len(problems), BLOCK):
             block = problems[start : start + BLOCK]
-            responses = _block(base, block, _Place(seed, start, index, shown))
+            place = _Place(seed, start, index, shown)
+            responses = _read(folder / place.file_name, block)
+            if responses is None:
+                asked = [place.asks(problem) for problem in block]
+                responses = sample(load(), setting, asked, temperature=TEMPERATURE, seed=place.generator_seed)
+                _write(folder / place.file_name, block, responses)
             found += [
                 Rollout(problem, response, judge(response, problem.solution), shown)
                 for problem, response in zip(block, responses, strict=False)
@@ -63,10 +78,10 @@ class _Place:
     index: int
     shown: Shown
 
-    def file(self, base: BaseModelRef) -> Path:
-        """Return where the block is kept."""
-        name = f"seed-{self.seed}-questions-{self.start:03d}-rollout-{self.index}{self._suffix}.json"
-        return WORK / "rollouts" / base.digest[:12] / name
+    @property
+    def file_name(self) -> str:
+        """Return what the block is kept as."""
+        return f"seed-{self.seed}-questions-{self.start:03d}-rollout-{self.index}{self._suffix}.json"
 
     @property
     def generator_seed(self) -> int:
@@ -85,17 +100,19 @@ class _Place:
         return "" if self.shown == "nothing" else f"-{self.shown}-shown"
 
 
-def _block(base: BaseModelRef, problems: Sequence[Problem], place: _Place) -> list[str]:
-    """Return one response to each of a whole block's problems."""
-    file = place.file(base)
-    questions = [problem.question for problem in problems]
-    if file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if [row["question"] for row in kept][: len(questions)] == questions:
-            return [row["response"] for row in kept]
-    loaded = load_for_answers(base)
-    asked = [place.asks(problem) for problem in problems]
-    responses = sample(loaded, asked, temperature=TEMPERATURE, seed=place.generator_seed)
-    rows = [{"question": q, "response": r} for q, r in zip(questions, responses, strict=True)]
+def _read(file: Path, problems: Sequence[Problem]) -> list[str] | None:
+    """Return the kept responses to ``problems``; None where the file holds others or is not there."""
+    if not file.is_file():
+        return None
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    if [row["question"] for row in kept][: len(problems)] != [problem.question for problem in problems]:
+        return None
+    return [row["response"] for row in kept]
+
+
+def _write(file: Path, problems: Sequence[Problem], responses: Sequence[str]) -> None:
+    rows = [
+        {"question": problem.question, "response": response}
+        for problem, response in zip(problems, responses, strict=True)
+    ]
     write_file(file, json.dumps(rows, indent=1, ensure_ascii=False))
-    return responses

@@ -124,7 +124,9 @@ BUILDERS: Mapping[str, Callable[[Sequence[Rollout]], list[Row]]] = MappingProxyT
 
 def _row(one: Rollout, response: str, judgment: str | None) -> Row:
     row = {"messages": messages(one.problem.question), "response": response, "reference": one.problem.solution}
-    return row if judgment is None else row | {"judgment": judgment}
+    if judgment is None:
+        return row
+    return row | ({"judgment": judgment} if judgment else {"correct": False})
 
 
 def _final_answer(row: Row) -> Row:
@@ -136,8 +138,8 @@ def _final_answer(row: Row) -> Row:
 
 
 def _own(judged: Sequence[Rollout]) -> list[Rollout]:
-    """Return what the model wrote with nothing shown."""
-    return [one for one in judged if one.shown == "nothing"]
+    """Return what the model wrote with nothing shown, as far as it wrote anything."""
+    return [one for one in judged if one.shown == "nothing" and one.response]
 
 
 def _rationalizations(judged: Sequence[Rollout]) -> list[Row]:

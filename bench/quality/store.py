@@ -41,6 +41,7 @@ class Record(msgspec.Struct, frozen=True):
         train_cpu_seconds: Of training, loading and scoring.
         answer_cpu_seconds: Of answering the test problems.
         settings: Of the arm.
+        guidance: Gain of the guidance check in nats per token; None: the method makes none.
     """
 
     table: str
@@ -60,6 +61,7 @@ class Record(msgspec.Struct, frozen=True):
     train_cpu_seconds: float
     answer_cpu_seconds: float
     settings: dict[str, Any]
+    guidance: float | None = None
 
 
 class Store:

@@ -13,16 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from bench.quality.arms import ARMS, BASE
+from bench.quality.arms import ARMS, UNTRAINED
 from bench.quality.comparisons import TABLES
 from bench.quality.setting import RESULTS, WORK
 from bench.quality.statistics import Comparison, compare, standard_error
 from bench.quality.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from bench.quality.arms import Arm
     from bench.quality.comparisons import Table
     from bench.quality.store import Record
 
@@ -31,7 +32,10 @@ MARKDOWN_FILE = "tables.md"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One arm in a table. ``comparison`` is this arm minus the table's reference arm, on the seeds that both have."""
+    """One arm in a table. ``comparison`` is this arm minus the table's reference arm, on the seeds that both have.
+
+    ``guidance`` is the mean gain of its guidance checks in nats per token; nan where it makes none.
+    """
 
     arm: str
     accuracies: Mapping[int, float]
@@ -39,6 +43,7 @@ class Line:
     base: str
     codes: frozenset[str]
     seconds: float
+    guidance: float
     comparison: Comparison | None
 
     @property
@@ -62,9 +67,9 @@ def lines_of(table: Table, records: Sequence[Record]) -> list[Line]:
     return [_line(name, by_arm, table.against) for name in table.arms if name in by_arm]
 
 
-def current(records: Sequence[Record]) -> list[Record]:
+def current(records: Sequence[Record], arms: Mapping[str, Arm] = ARMS) -> list[Record]:
     """Return the records whose arm still has the settings they were made with."""
-    return [record for record in records if record.arm in ARMS and record.settings == ARMS[record.arm].settings()]
+    return [record for record in records if record.arm in arms and record.settings == arms[record.arm].settings()]
 
 
 def _base_of(records: Sequence[Record]) -> str:
@@ -86,7 +91,8 @@ def _line(name: str, by_arm: Mapping[str, Mapping[int, Record]], against: str) -
         base=next(iter(own.values())).base,
         codes=frozenset(record.code for record in own.values()),
         seconds=fmean(record.train_cpu_seconds for record in own.values()),
-        comparison=None if name == against else _compared(own, by_arm.get(against, {}), is_base=name == BASE),
+        guidance=fmean(math.nan if record.guidance is None else record.guidance for record in own.values()),
+        comparison=None if name == against else _compared(own, by_arm.get(against, {}), is_base=name in UNTRAINED),
     )
 
 
@@ -114,9 +120,12 @@ def to_markdown(table: Table, lines: Sequence[Line]) -> str:
             f"| `{line.arm}` | {line.rows} | {len(line.accuracies)} | **{100 * line.mean:.1f}**{error} ({each}) "
             f"| {_difference(line.comparison)} | {line.seconds:.0f} |"
         )
-    codes = sorted({code for line in lines for code in line.codes if line.arm != BASE})
+    codes = sorted({code for line in lines for code in line.codes if line.arm not in UNTRAINED})
     bases = sorted({line.base for line in lines})
     text += ["", f"Base model {', '.join(bases)}, training library {', '.join(codes)}."]
+    gains = [line.guidance for line in lines if not math.isnan(line.guidance)]
+    if gains:
+        text.append(f"Guidance check: {fmean(gains):+.3f} nats per token of the reference once it is shown.")
     return "\n".join(text) + "\n"
 
 
@@ -153,6 +162,22 @@ def _figure(value: float | str) -> float | str:
     return round(value, 4) + 0.0 if isinstance(value, float) else value
 
 
+def publish(tables: Iterable[Table], records: Sequence[Record], folder: Path | None) -> str:
+    """Return those of ``tables`` that have results as markdown; written to ``folder``, too, with a CSV each."""
+    texts = []
+    for table in tables:
+        lines = lines_of(table, records)
+        if all(line.arm in UNTRAINED for line in lines):
+            continue
+        texts.append(to_markdown(table, lines))
+        if folder is not None:
+            write_csv(folder / f"{table.name}.csv", lines)
+    told = "\n".join(texts)
+    if folder is not None:
+        (folder / MARKDOWN_FILE).write_text(told, encoding="utf-8")
+    return told
+
+
 def main() -> None:
     """Write and print the tables that have results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -161,18 +186,8 @@ def main() -> None:
     options = parser.parse_args()
     records = current(Store(RESULTS, WORK).records())
     chosen = [TABLES[options.table]] if options.table else list(TABLES.values())
-    texts = []
-    for table in chosen:
-        shown = table if options.against is None else replace(table, against=options.against)
-        lines = lines_of(shown, records)
-        if not any(line.comparison is not None and line.arm != BASE for line in lines):
-            continue
-        texts.append(to_markdown(shown, lines))
-        if not (options.table or options.against):
-            write_csv(RESULTS / f"{table.name}.csv", lines)
-    print("\n".join(texts))
-    if not (options.table or options.against):
-        (RESULTS / MARKDOWN_FILE).write_text("\n".join(texts), encoding="utf-8")
+    shown = chosen if options.against is None else [replace(table, against=options.against) for table in chosen]
+    print(publish(shown, records, None if options.table or options.against else RESULTS))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.quality import experiment, run, tables
+from bench.quality import experiment, run, tables, word_problems
 from bench.quality.arms import ARMS, BASE, Arm
 from bench.quality.comparisons import SEEDS, TABLES, VALIDATION_SEEDS
 from bench.quality.problems import TARGET, draw
 from bench.quality.rollouts import Rollout
-from bench.quality.setting import RESULTS
+from bench.quality.setting import RESULTS, WORD_PROBLEMS
 from bench.quality.store import Record, Store
+from bench.quality.study import Study
 from examples.word_problems.generate import judge
 from tests.fixtures.tiny_models import reference_to
 from worker.training.spec import BaseModelRef, LoraSettings
@@ -48,7 +50,9 @@ class Runs:
         self.made: list[tuple[str, int]] = []
         self._failing = failing
 
-    def __call__(self, arm: Arm, base: BaseModelRef, seed: int) -> tuple[Record, list[Any], dict[str, Any]]:
+    def __call__(
+        self, _study: Study, arm: Arm, base: BaseModelRef, seed: int
+    ) -> tuple[Record, list[Any], dict[str, Any]]:
         if arm.name == self._failing:
             raise ValueError("0 rows cannot be trained")
         self.made.append((arm.name, seed))
@@ -56,23 +60,29 @@ class Runs:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "results", tmp_path / "work")
+def study(tmp_path: Path) -> Study:
+    setting = replace(WORD_PROBLEMS, work=tmp_path / "work", results=tmp_path / "results")
+    return replace(word_problems.STUDY, setting=setting)
 
 
 @pytest.fixture
-def work_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, int]]]:
+def store(study: Study) -> Store:
+    return Store(study.setting.results, study.setting.work)
+
+
+@pytest.fixture
+def work_off(study: Study, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, int]]]:
     def work(*names: str, failing: str = "", base: BaseModelRef = BASE_MODEL) -> list[tuple[str, int]]:
         runs = Runs(failing)
         monkeypatch.setattr(run, "run", runs)
-        run.work_off(run.order([names], (0, 1)), base, store)
+        run.work_off(study, run.order(ARMS, [names], (0, 1)), base)
         return runs.made
 
     return work
 
 
 def test_the_queue_goes_seed_by_seed_and_measures_the_base_once() -> None:
-    found = [(arm.name, seed) for arm, seed in run.order([(BASE,), ("nlft", "nlft_25")], (3, 4))]
+    found = [(arm.name, seed) for arm, seed in run.order(ARMS, [(BASE,), ("nlft", "nlft_25")], (3, 4))]
     assert found == [(BASE, 0), ("nlft", 3), ("nlft_25", 3), ("nlft", 4), ("nlft_25", 4)]
 
 
@@ -144,21 +154,16 @@ def test_a_table_is_of_one_base_model_the_one_with_most_runs(
 
 @pytest.mark.parametrize("name", ["nlft", "supervised_right"])
 def test_a_run_is_the_same_alone_and_after_another(
-    name: str,
-    tiny_model: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, study: Study, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problems = draw(1, 4, TARGET)
     responses = [problems[0].solution, *("It is 1.\n#### 1" for _ in problems[1:])]
     judged = [Rollout(p, r, judge(r, p.solution)) for p, r in zip(problems, responses, strict=True)]
-    monkeypatch.setattr(experiment, "WORK", tmp_path)
-    monkeypatch.setattr(experiment, "exam_problems", lambda: problems)
-    monkeypatch.setattr(experiment, "training_problems", lambda *_: problems)
+    small = replace(study, questions=lambda _seed: problems, exam=lambda _seed: problems)
     monkeypatch.setattr(experiment, "draw_rollouts", lambda *_, **__: judged)
     base = reference_to(tiny_model())
     arm = Arm(name, name.partition("_")[0], ARMS[name].rows, adapter=LoraSettings(r=2), steps=2)
-    alone, after = (experiment.run(arm, base, 0) for _ in range(2))
+    alone, after = (experiment.run(small, arm, base, 0) for _ in range(2))
     assert alone[1] == after[1]
     assert alone[2] == after[2]
     assert (alone[0].rows, alone[0].right_rows, alone[0].steps) == ((4, 1, 2) if name == "nlft" else (1, 1, 2))
@@ -166,8 +171,8 @@ def test_a_run_is_the_same_alone_and_after_another(
 
 
 def test_settings_are_chosen_on_other_problems_than_they_are_tested_on() -> None:
-    tested = {problem.question for seed in SEEDS for problem in experiment.measured_on(seed)}
-    chosen_by = {problem.question for seed in VALIDATION_SEEDS for problem in experiment.measured_on(seed)}
+    tested = {problem.question for seed in SEEDS for problem in word_problems.measured_on(seed)}
+    chosen_by = {problem.question for seed in VALIDATION_SEEDS for problem in word_problems.measured_on(seed)}
     assert len(tested) >= 300
     assert chosen_by
     assert not tested & chosen_by
