@@ -27,8 +27,8 @@ def raw_model(tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pyte
     return folder
 
 
-def test_the_base_is_the_raw_model_with_the_warm_up_merged(raw_model: Path) -> None:
-    warm_up.train_adapter(RECIPE, base.ADAPTER_FILE)
+def test_the_base_is_the_raw_model_with_the_warm_up_merged(raw_model: Path, tmp_path: Path) -> None:
+    warm_up.train_adapter(RECIPE, tmp_path / warm_up.ADAPTER_FILE.name)
     folder = base.make_base()
     assert 0 <= json.loads((folder / base.REPORT).read_text())["validation"] <= 1
     raw, warm = (
