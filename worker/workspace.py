@@ -102,6 +102,7 @@ def _spec(job: FineTuningJob, settings: Settings) -> TrainingSpec:
     runtime = {
         "threads": settings.trainer_threads(spec.n_gpus),
         "checkpointed_layers": settings.worker_checkpointed_layers,
+        "hidden_state_cache_bytes": settings.worker_hidden_state_cache_bytes,
         "shard_base": settings.worker_shard_base,
     }
     return spec.model_copy(update={"runtime": spec.runtime.model_copy(update=runtime)})

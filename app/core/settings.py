@@ -101,6 +101,12 @@ class Settings(BaseSettings):
     worker_checkpointed_layers: int = Field(
         0, ge=0, description="Decoder layers that trainers compute again in the backward pass: slower, in less memory."
     )
+    worker_hidden_state_cache_bytes: int = Field(
+        4 * 2**30,
+        ge=0,
+        description="Most host memory of a trainer for hidden states that a job asks to keep "
+        "(`adapter.cache_frozen_hidden_states`); 0: none are kept.",
+    )
     worker_shard_base: bool = Field(
         False, description="Devices of a job each hold a share of the base model's layers: slower, in less memory."
     )

@@ -69,8 +69,9 @@ class Arm:
 
     def _adapter(self) -> dict[str, Any]:
         # A setting that came later is left out where it changes nothing, so that earlier results stay valid.
-        is_whole = self.adapter.layers_to_transform == "all"
-        return self.adapter.model_dump(mode="json", exclude={"layers_to_transform"} if is_whole else None)
+        later = {"layers_to_transform": "all", "cache_frozen_hidden_states": False}
+        idle = {name for name, value in later.items() if getattr(self.adapter, name) == value}
+        return self.adapter.model_dump(mode="json", exclude=idle)
 
     def fingerprint(self, base_digest: str) -> str:
         """Return a short hash of the settings and the base model: results under another one are not reused."""

@@ -152,11 +152,22 @@ def scored(shape: Shape, scored_documents: Iterable[Document], *, with_adapter: 
     return total
 
 
-def trained(shape: Shape, trained_documents: Iterable[Document]) -> Work:
+def trained(
+    shape: Shape, trained_documents: Iterable[Document], *, adapted: float = 1.0, begins_there: bool = False
+) -> Work:
     """Return the work of a forward and a backward pass: 4P and 6R a token, 4H a scored one, 6 s^2 d of attention.
+
+    Where only an upper share of the layers is ``adapted``, the backward pass ends there, and the forward pass begins
+    there where what leaves the others is known (``begins_there``).
 
     Every token counts in every layer, as the usual model does, also where an engine could leave some out: the first
     layer's inputs need no gradient, and the last layer's outputs at prompt positions are read by nobody.
     """
     once = scored(shape, trained_documents, with_adapter=True)
-    return Work(body=2 * once.body, head=2 * once.head, attention=3 * once.attention, adapter=3 * once.adapter)
+    forward = adapted if begins_there else 1.0
+    return Work(
+        body=round(once.body * (forward + adapted)),
+        head=2 * once.head,
+        attention=round(once.attention * (forward + 2 * adapted)),
+        adapter=round(3 * once.adapter * adapted),
+    )

@@ -6,23 +6,27 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.trainer.points import ADAPTER
+from worker.training.engine.hidden_cache import HiddenStateCache
 from worker.training.engine.memory import choose_micro_batch_tokens
 from worker.training.engine.optimizer import AdapterOptimizer
 from worker.training.engine.scoring import PreparedExample, Scorer
 from worker.training.engine.step import Stepper
 from worker.training.methods import METHODS
 from worker.training.model.adapter import attach_adapter
-from worker.training.spec import RuntimeSettings
+from worker.training.spec import LoraSettings, RuntimeSettings
 from worker.training.types import RenderedExample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from transformers import PreTrainedModel
 
     from bench.trainer.pace import Pace
     from bench.trainer.points import Point, Precision
     from worker.training.methods.base import Hyperparameters, Method
 
 _TOTAL_STEPS = 1000
+_HIDDEN_STATE_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,23 @@ def set_up(
     precision: Precision | None = None,
     shares_prefixes: bool = True,
     lends_prefixes: bool = True,
+    adapted_share: float = 1.0,
+    keeps_hidden_states: bool = False,
 ) -> Trainer:
-    """Return the method called ``name`` with ``settings``, ready to train the rows of ``point``."""
-    adapted = attach_adapter(point.load(precision), ADAPTER, base_model_name=point.name, seed=0)
+    """Return the method called ``name`` with ``settings``, ready to train the rows of ``point``.
+
+    Args:
+        point: Where.
+        name: Of the method.
+        settings: Its hyperparameters.
+        precision: Of the base model; None: the point's own.
+        shares_prefixes: What sequences of a pass begin with alike is computed once.
+        lends_prefixes: What scored sequences begin with is taken from the training pass.
+        adapted_share: Of the decoder layers, from the top, that have an adapter.
+        keeps_hidden_states: What leaves the layers below is kept from step to step.
+    """
+    model = point.load(precision)
+    adapted = attach_adapter(model, _adapter(model, adapted_share), base_model_name=point.name, seed=0)
     runtime = RuntimeSettings(device=point.device, threads=1)
     micro_batch_tokens = choose_micro_batch_tokens(runtime, adapted.device)
     method = METHODS[name]
@@ -61,6 +79,7 @@ def set_up(
         micro_batch_tokens=micro_batch_tokens,
         shares_prefixes=shares_prefixes,
         passes=method.passes(hyperparameters) if lends_prefixes else (),
+        hidden_states=HiddenStateCache(_HIDDEN_STATE_BYTES) if keeps_hidden_states else None,
     )
     return Trainer(
         scorer=scorer,
@@ -70,6 +89,11 @@ def set_up(
         hyperparameters=hyperparameters,
         examples=[_prepare(line, row, name) for line, row in enumerate(point.rows(), start=1)],
     )
+
+
+def _adapter(model: PreTrainedModel, share: float) -> LoraSettings:
+    count = max(1, round(share * model.config.get_text_config().num_hidden_layers))
+    return ADAPTER if share == 1 else ADAPTER.model_copy(update={"layers_to_transform": [*range(-count, 0)]})
 
 
 def _prepare(line: int, row: RenderedExample, name: str) -> PreparedExample:

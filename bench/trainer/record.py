@@ -140,7 +140,12 @@ def needed(shape: Shape, rows: Sequence[RenderedExample], variant: Variant) -> W
     """Return the operations that the variant's task needs on ``rows``."""
     shares = variant.shares_prefixes
     bases = [row.sequences["base"] for row in rows]
-    training = trained(shape, documents(bases, shares=shares))
+    training = trained(
+        shape,
+        documents(bases, shares=shares),
+        adapted=variant.adapted_share,
+        begins_there=variant.keeps_hidden_states,
+    )
     if variant.task in {"supervised", "nlft_cached"}:
         return training
     names = ("reference",) if variant.task == "two_prompts" else ("reference", "judgment")

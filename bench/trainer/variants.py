@@ -12,6 +12,7 @@ Task = Literal["products", "supervised", "nlft_cached", "nlft_online", "scoring"
 # Beside the product the second point has TRL at its better settings alone, to keep a run short.
 _NOT_DEFAULT = ("bench", "gpu-0.5b", "gpu-8b")
 _BFLOAT16 = {"precision": "bfloat16"}
+_UPPER = {"adapted_share": 0.25}
 _PLAIN_STEPS = {"gradient_checkpointing": False}
 
 
@@ -54,6 +55,16 @@ class Variant:
         """Whether what scored sequences begin with is taken from the training pass, as the product does."""
         return self.shares_prefixes and bool(self.options.get("lends_prefixes", True))
 
+    @property
+    def adapted_share(self) -> float:
+        """Share of the decoder layers, from the top, that have an adapter."""
+        return float(self.options.get("adapted_share", 1.0))
+
+    @property
+    def keeps_hidden_states(self) -> bool:
+        """Whether what leaves the layers below is known from an earlier step."""
+        return bool(self.options.get("keeps_hidden_states", False))
+
 
 def _nlft(**settings: Any) -> dict[str, Any]:
     return {"method": "nlft", "settings": settings}
@@ -76,6 +87,22 @@ VARIANTS = {
             points=("bench",),
         ),
         Variant("supervised", "ours, supervised", "supervised", "ours:train", {"method": "supervised"}),
+        Variant(
+            "supervised_upper",
+            "ours, supervised, the top quarter of the layers adapted",
+            "supervised",
+            "ours:train",
+            {"method": "supervised", **_UPPER},
+            points=("bench",),
+        ),
+        Variant(
+            "supervised_kept",
+            "the same, hidden states below kept from the first step",
+            "supervised",
+            "ours:train",
+            {"method": "supervised", **_UPPER, "keeps_hidden_states": True},
+            points=("bench",),
+        ),
         Variant(
             "nlft_frozen", "ours, NLFT, frozen scoring (cached)", "nlft_cached", "ours:train", _nlft(scoring="frozen")
         ),

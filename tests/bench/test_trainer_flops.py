@@ -43,6 +43,14 @@ def test_training_counts_by_hand() -> None:
     )
 
 
+def test_layers_below_the_adapted_ones_count_forward_or_not_at_all() -> None:
+    whole = trained(SHAPE, [Document(10, 3)])
+    upper = trained(SHAPE, [Document(10, 3)], adapted=0.5)
+    assert upper == Work(whole.body * 3 // 4, whole.head, whole.attention * 2 // 3, whole.adapter // 2)
+    kept = trained(SHAPE, [Document(10, 3)], adapted=0.5, begins_there=True)
+    assert kept == Work(whole.body // 2, whole.head, whole.attention // 2, whole.adapter // 2)
+
+
 def sequence(ids: list[int]) -> TokenSequence:
     return TokenSequence(np.array(ids, np.int32), np.array([len(ids) - 1], np.int32))
 

@@ -16,7 +16,7 @@ import worker.ranks
 from tests.training.builders import RecordingObserver, make_workspace, sum_rows
 from tests.training.ranked import Case, End
 from worker.training.events import Event, MetricsEvent, decode
-from worker.training.spec import EvaluationSettings, TrainingSpec
+from worker.training.spec import EvaluationSettings, LoraSettings, TrainingSpec
 from worker.training.trainer import train
 
 # Examples are packed beside other neighbours and gradients added up in another order: rounding of float32, no more.
@@ -29,6 +29,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "nlft, frozen": {"method": "nlft", "evaluation": EvaluationSettings(max_new_tokens=4)},
     "nlft, online": {"method": "nlft", "hyperparameters": ONLINE},
     "nlft, epoch": {"method": "nlft", "hyperparameters": {"scoring": "epoch"}},
+    "hidden states kept": {
+        "method": "nlft",
+        "hyperparameters": ONLINE,
+        "adapter": LoraSettings(r=4, layers_to_transform=[-1], cache_frozen_hidden_states=True),
+    },
     "fewer examples than processes": {"method": "supervised", "hyperparameters": {"batch_size": 1, "n_epochs": 1}},
 }
 STOPPED = "checkpoints/step-000004"

@@ -23,7 +23,14 @@ from tests.training.pairs import (
 )
 from tests.training.ranked import Case
 from worker.training.errors import TrainingStopped
-from worker.training.events import CheckpointEvent, EvaluationEvent, MetricsEvent, ProgressEvent, StageEvent
+from worker.training.events import (
+    CheckpointEvent,
+    EvaluationEvent,
+    MessageEvent,
+    MetricsEvent,
+    ProgressEvent,
+    StageEvent,
+)
 from worker.training.spec import LoraSettings
 from worker.training.trainer import train
 
@@ -85,6 +92,11 @@ def test_the_first_process_tells_what_one_process_tells(alone: Alone, pair: Path
     for table in ("row_losses.csv", "saliency.jsonl"):
         rows, lines = ((one / "outputs" / table).read_text().splitlines() for one in (pair / name, folder))
         assert len(rows) == len(lines)
+
+
+def test_processes_with_the_whole_base_keep_hidden_states(pair: Path) -> None:
+    told = [event.message for event in events_of(pair / "hidden states kept") if isinstance(event, MessageEvent)]
+    assert not any("Hidden states" in message for message in told)
 
 
 def test_both_processes_have_their_share_of_every_step(pair: Path) -> None:

@@ -20,12 +20,20 @@ from worker.training.trainer import train
 from worker.training.types import TokenSequence
 
 EVERYTHING = {"scoring": "online", "hindsight_weight": 1.0, "cluster": "similarity", "early_stopping_patience": 5}
+KEPT = LoraSettings(r=4, layers_to_transform=[-1], cache_frozen_hidden_states=True)
 RUNS: dict[str, dict[str, Any]] = {
     "supervised with dropout": {"method": "supervised", "adapter": LoraSettings(r=4, dropout=0.2)},
     "nlft, frozen": {"method": "nlft"},
     "nlft, once an epoch": {"method": "nlft", "scoring": "epoch"},
     "nlft, online": {"method": "nlft", "scoring": "online"},
     "nlft, online, all terms, dropout": {"method": "nlft", "adapter": LoraSettings(r=4, dropout=0.1), **EVERYTHING},
+    "hidden states kept": {"method": "nlft", "scoring": "online", "adapter": KEPT},
+    "hidden states kept as far as they fit": {
+        "method": "nlft",
+        "scoring": "epoch",
+        "adapter": KEPT,
+        "runtime": RuntimeSettings(device="cpu", dtype="float32", hidden_state_cache_bytes=20_000),
+    },
 }
 STEPS = 9
 

@@ -19,12 +19,13 @@ from tests.training.pairs import (
     adapter_bytes,
     assert_same_adapter,
     ends_of,
+    events_of,
     metrics_of,
     run_pair,
     write_case,
 )
 from tests.training.ranked import Case
-from worker.training.events import MetricsEvent
+from worker.training.events import MessageEvent, MetricsEvent
 from worker.training.spec import LoraSettings, RuntimeSettings
 from worker.training.trainer import train
 
@@ -106,6 +107,12 @@ def test_each_process_holds_half_of_the_layers(pair: Path, tiny_model: TinyModel
 
 def test_layers_can_be_checkpointed_as_well(pair: Path) -> None:
     assert_same_adapter(pair / "nlft, online", pair / "checkpointed, sharded")
+
+
+def test_hidden_states_below_the_adapter_are_not_kept(pair: Path) -> None:
+    events = events_of(pair / "hidden states kept, sharded")
+    told = [event.message for event in events if isinstance(event, MessageEvent)]
+    assert any("its layers are spread over several processes" in message for message in told)
 
 
 def test_a_sharded_run_resumes_to_the_same_bits(pair: Path) -> None:

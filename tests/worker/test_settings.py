@@ -57,9 +57,11 @@ def test_what_the_operator_sets_for_trainers_reaches_them(context: WorkerContext
         lease = lifecycle.claim(session, worker="w", lease_seconds=60, hint=job_id)
     assert lease is not None
     chosen = {"worker_threads": 3, "worker_checkpointed_layers": 5, "worker_shard_base": True}
+    chosen |= {"worker_hidden_state_cache_bytes": 7}
     prepare(replace(context, settings=context.settings.model_copy(update=chosen)), lease, tmp_path / "workspace")
     runtime = TrainingSpec.model_validate_json((tmp_path / "workspace/spec.json").read_bytes()).runtime
     assert (runtime.threads, runtime.checkpointed_layers, runtime.shard_base) == (3, 5, True)
+    assert runtime.hidden_state_cache_bytes == 7
 
 
 def test_nothing_to_tell_is_said_so() -> None:

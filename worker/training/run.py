@@ -11,8 +11,10 @@ from worker.training.context_scores import ContextScores
 from worker.training.data.rendering import ModelRenderer
 from worker.training.engine.checkpoint import Checkpointer, fingerprint
 from worker.training.engine.folders import describe_file
+from worker.training.engine.hidden_cache import HiddenStateCache
 from worker.training.engine.memory import choose_micro_batch_tokens
 from worker.training.engine.optimizer import AdapterOptimizer
+from worker.training.engine.probe import describe_uncached
 from worker.training.engine.progress import Progress
 from worker.training.engine.pulse import Pulse
 from worker.training.engine.scoring import Scorer
@@ -32,6 +34,7 @@ from worker.training.preparation import (
 from worker.training.spec import TRAINING_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from peft import PeftModel
@@ -136,17 +139,27 @@ class _Parts:
     data: PreparedData
 
 
+def _make_hidden_cache(spec: TrainingSpec) -> tuple[HiddenStateCache | None, Sequence[str]]:
+    """Return what is to keep hidden states, where the run asks for it and may, and why it may not."""
+    if not spec.adapter.cache_frozen_hidden_states:
+        return None, ()
+    limit = spec.runtime.hidden_state_cache_bytes
+    return (HiddenStateCache(limit), ()) if limit else (None, (describe_uncached("they are given no memory here"),))
+
+
 def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Surroundings) -> Run:
     observer, ranks = given.observer, given.ranks
     loaded, recipe, data = parts.loaded, parts.recipe, parts.data
     adapted = attach_adapter(loaded.model, spec.adapter, base_model_name=spec.base_model.name, seed=spec.seed)
     micro_batch_tokens = choose_micro_batch_tokens(spec.runtime, loaded.device)
     chosen = recipe.hyperparameters
+    hidden_states, limitations = _make_hidden_cache(spec)
     scorer = Scorer(
         adapted,
         micro_batch_tokens=micro_batch_tokens,
         forward=given.models.choose_forward(adapted),
         passes=recipe.method.passes(chosen),
+        hidden_states=hidden_states,
     )
     scorer.memory.checkpoint_layers(spec.runtime.checkpointed_layers)
     total_steps = chosen.n_epochs * -(-len(data.training) // chosen.batch_size)
@@ -156,7 +169,7 @@ def _put_together(workspace: Path, spec: TrainingSpec, parts: _Parts, given: Sur
     state = fingerprint(spec, training_sha256)
     scores = ContextScores(workspace, spec, recipe, data, loaded)
     files = {**chronicle.companions, **scores.companions, **KeptRows.of_workspace(workspace).files}
-    for limitation in (*scorer.limitations, *describe_unfused(adapted)):
+    for limitation in (*limitations, *scorer.limitations, *describe_unfused(adapted)):
         observer.emit(MessageEvent("warn", limitation))
     return Run(
         workspace=workspace,

@@ -6,9 +6,9 @@ folder to continue from, or absent); ``stages/`` (results of earlier building st
 has ``group.json`` instead (see ``group_protocol``).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from worker.training.grader_spec import (
     BasicGrader,
@@ -109,7 +109,20 @@ class LoraSettings(SpecModel):
         description="`all` or indices of the decoder layers to adapt: 0 is the lowest, -1 the highest. Below the "
         "lowest adapted one nothing is kept for the backward pass, which ends there.",
     )
+    cache_frozen_hidden_states: bool = Field(
+        False,
+        description="Keep from epoch to epoch what leaves the layers below the lowest adapted one, so that they run "
+        "once for each text: the same adapter in less time, for more memory.",
+    )
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (https://arxiv.org/abs/2312.03732).")
+
+    @model_validator(mode="after")
+    def _require_frozen_layers(self) -> Self:
+        if self.cache_frozen_hidden_states and self.layers_to_transform == "all":
+            raise ValueError(
+                "cache_frozen_hidden_states would have no effect: layers_to_transform leaves no layer frozen"
+            )
+        return self
 
 
 class RolloutSettings(SpecModel):
@@ -234,6 +247,9 @@ class RuntimeSettings(SpecModel):
     micro_batch_tokens: int = Field(8192, ge=1, description="Most tokens in one packed forward pass.")
     checkpointed_layers: int = Field(
         0, ge=0, description="Decoder layers computed again in the backward pass: slower, in less memory."
+    )
+    hidden_state_cache_bytes: int = Field(
+        4 * 2**30, ge=0, description="Most host memory of a process for hidden states that a job asks to keep."
     )
     shard_base: bool = Field(False, description="Each of several processes holds a share of every decoder layer.")
     checkpoint_steps: int = Field(0, ge=0, description="Optimizer steps between checkpoints; 0: once per epoch.")

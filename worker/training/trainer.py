@@ -254,6 +254,13 @@ def _export(run: Run, accuracy_after: float | None, clock: PhaseClock) -> Result
         metrics=metrics,
         write_more=partial(_export_for_people, run, metrics),
     )
-    peak = peak_memory_bytes(run.loaded.device)
-    usage = measure_usage(run.recipe, run.data, run.progress, clock, peak_memory_bytes=peak, devices=run.ranks.size)
+    usage = measure_usage(
+        run.recipe,
+        run.data,
+        run.progress,
+        clock,
+        peak_memory_bytes=peak_memory_bytes(run.loaded.device),
+        hidden_state_bytes=run.scorer.hidden_state_bytes,
+        devices=run.ranks.size,
+    )
     return ResultEvent(run.progress.trained_tokens, run.progress.step, metrics, usage)

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Literal
 
+from worker.training.estimation.pace import HIDDEN_STATE_BYTES
 from worker.training.estimation.workload import BACKWARD_FACTOR, CHARACTERS, CountingRenderer, fit_scale
 from worker.training.events import Event, PhaseEvent
 
@@ -65,13 +66,21 @@ class PhaseClock:
 
 
 def measure_usage(
-    recipe: Recipe, data: PreparedData, progress: Progress, clock: PhaseClock, *, peak_memory_bytes: int, devices: int
+    recipe: Recipe,
+    data: PreparedData,
+    progress: Progress,
+    clock: PhaseClock,
+    *,
+    peak_memory_bytes: int,
+    hidden_state_bytes: int,
+    devices: int,
 ) -> dict[str, float]:
     """Return the figures of a run that is about to end.
 
     As in a prediction: ``rows``, ``steps``, ``trained_tokens``, ``scored_tokens``, ``generated_tokens`` (of responses),
     ``longest_sequence``, ``seconds`` (of this process), ``peak_memory_bytes``; and by the names of ``pace.Pace`` what
-    they teach, for one of the ``devices``. Seconds a token are left out where too little was done to tell.
+    they teach, for one of the ``devices``. Seconds a token are left out where too little was done to tell. Where this
+    process has kept hidden states, their ``hidden_state_bytes``.
     """
     method, hyperparameters, prepared = recipe.method, recipe.hyperparameters, data.training
     passes = method.passes(hyperparameters)
@@ -103,6 +112,8 @@ def measure_usage(
     }
     training_seconds = devices * sum(record.seconds for record in progress.records)
     per_work = training_seconds / max(1.0, work * progress.trained_tokens / max(1, read))
+    if hidden_state_bytes:
+        figures[HIDDEN_STATE_BYTES] = hidden_state_bytes
     if progress.step and training_seconds:
         figures["seconds_per_work"] = per_work
     return figures | _of_texts(recipe, data) | _of_rollouts(data.report, spent.get("rollout", 0.0), per_work)

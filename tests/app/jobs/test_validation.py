@@ -77,6 +77,7 @@ CASES = [
     (nlft(hyperparameter={}), f"{IN_NLFT}.hyperparameter", "Did you mean 'hyperparameters'"),
     (nlft(adapter={"r": 0}), f"{IN_NLFT}.adapter.r", "greater than or equal to 1"),
     (nlft(adapter={"rank": 8}), f"{IN_NLFT}.adapter.rank", "Unknown parameter"),
+    (nlft(adapter={"cache_frozen_hidden_states": True}), f"{IN_NLFT}.adapter", "would have no effect"),
     (nlft(adapter={"target_modules": ["\0"]}), "method", "U+0000"),
     (nlft(adapter={"alpha": float("inf")}), "method", "finite"),
     (hyper(weight_decay=float("nan")), "method", "finite"),

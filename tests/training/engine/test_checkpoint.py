@@ -112,6 +112,7 @@ def test_fingerprint_covers_what_decides_the_result_and_nothing_else() -> None:
             "job_id": "ftjob-2",
             "runtime": RuntimeSettings(threads=8),
             "base_model": SPEC.base_model.model_copy(update={"path": "/b"}),
+            "adapter": SPEC.adapter.model_copy(update={"cache_frozen_hidden_states": True}),
         }
     )
     assert fingerprint(same, "data") == fingerprint(SPEC, "data")

@@ -22,6 +22,7 @@ from worker.training.spec import (
     TRAINING_FILE,
     BaseModelRef,
     BuildingSettings,
+    LoraSettings,
     MixtureSettings,
     RationalizationSettings,
     RolloutSettings,
@@ -147,6 +148,24 @@ def test_times_and_memory_of_a_shared_process_teach_nothing() -> None:
     own = {"seconds_per_work": 0.5, "peak_memory_bytes": 1e9}
     pace = learn_pace([shared, own], 1000)
     assert (pace.seconds_per_work.value, pace.peak_memory_bytes.value) == (0.5, 1e9)
+
+
+def test_steps_with_kept_hidden_states_teach_nothing_and_are_predicted_without() -> None:
+    keeping = {"characters_per_token": 2.0, "seconds_per_work": 0.1, "other_seconds": 4.0, "peak_memory_bytes": 9e9}
+    pace = learn_pace([keeping | {"hidden_state_bytes": 5e6}], 1000)
+    assert (pace.characters_per_token.value, pace.other_seconds.value) == (2.0, 4.0)
+    assert (pace.seconds_per_work, pace.peak_memory_bytes) == (
+        learn_pace([], 1000).seconds_per_work,
+        learn_pace([], 1000).peak_memory_bytes,
+    )
+    adapter = LoraSettings(layers_to_transform=[-1], cache_frozen_hidden_states=True)
+    plain, kept = (
+        predict(spec, FACTS, pace, sample(*asked(5)), None) for spec in (make_spec(), make_spec(adapter=adapter))
+    )
+    for name, told in (("seconds", "not counted"), ("peak_memory_bytes", "in host memory")):
+        assert kept[name]["value"] == plain[name]["value"]
+        assert told in kept[name]["basis"]
+        assert told not in plain[name]["basis"]
 
 
 def test_a_run_teaches_the_next_prediction(tmp_path: Path, tiny_model: TinyModel) -> None:

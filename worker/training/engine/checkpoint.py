@@ -108,8 +108,9 @@ class Checkpointer:
 
 def fingerprint(spec: TrainingSpec, training_sha256: str) -> str:
     """Return a digest of what decides the result: the spec without job, devices and runtime, and the training file."""
+    undeciding = {"job_id": True, "n_gpus": True, "runtime": True}
     deciding = spec.model_dump(
-        mode="json", exclude={"job_id": True, "n_gpus": True, "runtime": True, "base_model": {"path"}}
+        mode="json", exclude={**undeciding, "base_model": {"path"}, "adapter": {"cache_frozen_hidden_states"}}
     )
     text = json.dumps([deciding, training_sha256], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

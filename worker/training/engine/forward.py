@@ -1,16 +1,17 @@
 """One forward pass: documents in, log-probabilities of their scored tokens out. The only place that calls the model.
 
-The fast way packs documents, computes prefixes that they share once, and scores with a frozen linear head. A model
-whose attention cannot be told about documents runs one document at a time, and a model whose head is trained, or is
-more than the linear layer, scale and cap known here, scores through its own logits with plain autograd. ``probe``
-chooses.
+The fast way packs documents, computes prefixes that they share once, and scores with a frozen linear head; layers below
+the adapter can be passed over where what leaves them is kept. A model whose attention cannot be told about documents
+runs one document at a time, and a model whose head is trained, or is more than the linear layer, scale and cap known
+here, scores through its own logits with plain autograd. ``probe`` chooses.
 """
 
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from worker.training.engine.frozen_layers import FrozenLayers
     from worker.training.engine.head import Head
+    from worker.training.engine.hidden_cache import HiddenStateCache
     from worker.training.engine.packing import Pack
     from worker.training.engine.prefix_cache import PrefixCache
     from worker.training.types import TokenSequence
@@ -57,6 +60,7 @@ class Forward:
         narrows: Of the last layer is computed what is read; needs ``head``.
         shares: In a pack, what documents begin with alike is computed once; needs ``packs``.
         lends: Keys and values of one pass serve others over documents that begin alike; needs ``shares``.
+        frozen: Layers whose hidden states can be kept from pass to pass; None: all layers run in every pass.
         limitations: What keeps the model from the fastest way, each a sentence.
     """
 
@@ -66,6 +70,7 @@ class Forward:
     narrows: bool = False
     shares: bool = False
     lends: bool = False
+    frozen: FrozenLayers | None = None
     limitations: tuple[str, ...] = ()
 
     @contextmanager
@@ -81,7 +86,11 @@ class Forward:
             if self.model.config._attn_implementation != PACKED_ATTENTION:
                 raise NotImplementedError("the model's attention cannot be replaced")
         try:
-            with narrowed(self.model) if self.narrows else nullcontext():
+            with ExitStack() as stack:
+                if self.narrows:
+                    stack.enter_context(narrowed(self.model))
+                if self.frozen is not None:
+                    stack.enter_context(self.frozen.switchable())
                 yield
         finally:
             if self.packs:
@@ -93,6 +102,7 @@ class Forward:
         *,
         into: PrefixCache | None = None,
         behind: PrefixCache | None = None,
+        known: HiddenStateCache | None = None,
     ) -> DocumentScores:
         """Return the scores of ``documents`` (at least one), with gradient where autograd is on.
 
@@ -100,15 +110,17 @@ class Forward:
             documents: What to score.
             into: Is filled with the keys and values of all layers; only where this ``lends``.
             behind: What documents begin with like those in it is not computed again; only where this ``lends``.
+            known: Holds, or is given, what leaves the ``frozen`` layers; only where there are any.
         """
         device = self.model.device
         if self.packs:
             pack = pack_documents(documents, device, shares=self.shares, behind=behind)
-            scores = self.score_pack(pack, into=into, behind=behind)
+            scores = self.score_pack(pack, into=into, behind=behind, entering=self._enter(documents, pack, known))
             if into is not None:
                 into.complete(documents, pack)
             return scores
-        parts = [self.score_pack(pack_documents([document], device)) for document in documents]
+        singles = [(document, pack_documents([document], device)) for document in documents]
+        parts = [self.score_pack(pack, entering=self._enter([document], pack, known)) for document, pack in singles]
         columns = zip(*((part.logprobs, part.hits, part.hidden) for part in parts), strict=True)
         return DocumentScores(*(torch.cat(column) for column in columns))
 
@@ -117,19 +129,54 @@ class Forward:
         torch.autograd.backward(loss)
 
     def score_pack(
-        self, pack: Pack, *, into: PrefixCache | None = None, behind: PrefixCache | None = None
+        self,
+        pack: Pack,
+        *,
+        into: PrefixCache | None = None,
+        behind: PrefixCache | None = None,
+        entering: Tensor | None = None,
     ) -> DocumentScores:
-        """Return the scores of the documents of ``pack``: of one only, where this does not pack."""
-        inputs: dict[str, Any] = {"input_ids": pack.input_ids, "use_cache": False}
-        if self.packs:
-            inputs["position_ids"] = pack.position_ids
+        """Return the scores of the documents of ``pack``: of one only, where this does not pack.
+
+        Args:
+            pack: What to score.
+            into: As in ``score``.
+            behind: As in ``score``.
+            entering: What leaves the ``frozen`` layers [1, T, D], which are then not run.
+        """
+        inputs = self._inputs(pack)
+        over = nullcontext() if self.frozen is None or entering is None else self.frozen.passed_over(entering)
         read = reading(pack.read, pack.input_ids.shape[1]) if self.narrows else nullcontext()
-        with packed(pack.layout, into=into, behind=behind), read:
+        with packed(pack.layout, into=into, behind=behind), over, read:
             if self.head is not None:
                 hidden = self.model.base_model(**inputs).last_hidden_state[0, pack.predicting]
                 logprobs, hits = self.head.score(hidden, pack.targets)
                 return DocumentScores(logprobs, hits, hidden)
             return self._score_with_own_logits(inputs, pack)
+
+    def _inputs(self, pack: Pack) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"input_ids": pack.input_ids, "use_cache": False}
+        if self.packs:
+            inputs["position_ids"] = pack.position_ids
+        return inputs
+
+    def _enter(self, documents: Sequence[TokenSequence], pack: Pack, known: HiddenStateCache | None) -> Tensor | None:
+        """Return what leaves the frozen layers over ``pack`` [1, T, D]; None: they are to run as the others do."""
+        if known is None or self.frozen is None:
+            return None
+        found = [known.find(document, partial(self._run_frozen, self.frozen)) for document in documents]
+        entering = found[0].new_empty((1, pack.input_ids.shape[1], found[0].shape[1]), device=self.model.device)
+        for own, places in zip(found, pack.places, strict=True):
+            # Of a text that goes on behind a prefix cache, only the rest lies in the pack.
+            rest = own[len(own) - len(places) :].to(entering.device)
+            entering[0].index_copy_(0, torch.from_numpy(places).to(entering.device), rest)
+        return entering
+
+    def _run_frozen(self, frozen: FrozenLayers, document: TokenSequence) -> Tensor:
+        """Return what leaves the ``frozen`` layers where ``document`` runs by itself [T, D]."""
+        pack = pack_documents([document], self.model.device)
+        with torch.inference_mode(), packed(pack.layout):
+            return frozen.run(lambda: self.model.base_model(**self._inputs(pack)))[0]
 
     def _score_with_own_logits(self, inputs: dict[str, Any], pack: Pack) -> DocumentScores:
         selects = "logits_to_keep" in inspect.signature(self.model.forward).parameters

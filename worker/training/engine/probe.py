@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from worker.training.engine.forward import Forward
+from worker.training.engine.frozen_layers import FrozenLayers
 from worker.training.engine.head import find_head
+from worker.training.engine.hidden_cache import HiddenStateCache
 from worker.training.engine.last_layer import find_narrowable
 from worker.training.engine.packing import pack_documents
 from worker.training.engine.prefix_cache import PrefixCache
@@ -36,6 +38,7 @@ _PREFIX_LENGTH = LEAST_SHARED + 1
 _BRANCH_LENGTHS = (5, 7)
 _TOLERANCES = {torch.float32: 1e-4}
 _COARSE_TOLERANCE = 5e-2
+_PROBED_BYTES = 2**24
 _PROBE_ERRORS = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
@@ -77,13 +80,16 @@ class _Probe:
         return replace(self, documents=documents, expected=expected, first=documents[:1])
 
 
-def choose_forward(model: PreTrainedModel, *, shares: bool = True, lends: bool = False) -> Forward:
+def choose_forward(
+    model: PreTrainedModel, *, shares: bool = True, lends: bool = False, caches: bool = False
+) -> Forward:
     """Return the fastest way to run ``model`` that agrees with its own logits on a probe, and why it is no faster.
 
     Args:
         model: In eval mode.
         shares: Also try to compute common prefixes once.
         lends: Try to take what later passes have in common with an earlier one from that, too.
+        caches: Try to pass over the layers below the lowest trained one where what leaves them is kept.
     """
     probe = _Probe.of(model)
     chosen, limitations = _find_packed(probe) or _find_step_by_step(probe)
@@ -102,7 +108,16 @@ def choose_forward(model: PreTrainedModel, *, shares: bool = True, lends: bool =
                 f"What training computes of a prompt cannot serve scoring on this base model ({reason}): "
                 "expect slower online scoring."
             )
+    if caches:
+        chosen, reason = _try_frozen(chosen, probe)
+        if chosen.frozen is None:
+            limitations.append(describe_uncached(reason))
     return replace(chosen, limitations=tuple(limitations))
+
+
+def describe_uncached(reason: str) -> str:
+    """Return the sentence that says why hidden states are not kept."""
+    return f"Hidden states of frozen layers are not kept from epoch to epoch ({reason}): expect slower training."
 
 
 def _find_packed(probe: _Probe) -> tuple[Forward, list[str]] | None:
@@ -136,6 +151,15 @@ def _find_step_by_step(probe: _Probe) -> tuple[Forward, list[str]]:
     return chosen, limitations
 
 
+def _try_frozen(chosen: Forward, probe: _Probe) -> tuple[Forward, str]:
+    """Return ``chosen`` with the frozen layers that it can pass over; as it is where there are none, and why."""
+    try:
+        frozen = FrozenLayers.of(chosen.model)
+    except NotImplementedError as error:
+        return chosen, str(error)
+    return _try(replace(chosen, frozen=frozen), chosen, probe)
+
+
 def _probe_documents(model: PreTrainedModel) -> list[TokenSequence]:
     """Return two documents with a common prefix, every other token scored: the last layer can leave out the rest."""
     vocabulary = model.config.get_text_config().vocab_size
@@ -151,11 +175,13 @@ def _try(candidate: Forward, otherwise: Forward, probe: _Probe) -> tuple[Forward
     """Return ``candidate`` where it is right; else ``otherwise``, and why."""
     try:
         with candidate.attention():
-            if candidate.packs:
+            if candidate.packs and candidate.frozen is None:
                 logprobs = _check_apart(candidate, probe)
             else:
+                # No document can depend on another below, where each runs by itself; above, that has been checked.
+                known = None if candidate.frozen is None else HiddenStateCache(_PROBED_BYTES)
                 with torch.no_grad():
-                    logprobs = candidate.score(probe.documents).logprobs
+                    logprobs = candidate.score(probe.documents, known=known).logprobs
         _check_close(logprobs, probe.expected, _TOLERANCES.get(candidate.model.dtype, _COARSE_TOLERANCE))
     except _Unfit as unfit:
         return otherwise, str(unfit)

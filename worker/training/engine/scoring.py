@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +18,7 @@ from worker.training.engine.forward import DocumentScores
 from worker.training.engine.memory import MemoryLadder
 from worker.training.engine.prefix_cache import PrefixCache
 from worker.training.engine.prefixes import group_by_prefix
-from worker.training.engine.probe import choose_forward
+from worker.training.engine.probe import choose_forward, describe_uncached
 from worker.training.types import ScoredBatch, TokenScores
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from worker.training.engine.forward import Forward
+    from worker.training.engine.hidden_cache import HiddenStateCache
     from worker.training.engine.score_cache import ScoreStore
     from worker.training.types import RenderedExample, ScoringPass, TokenSequence
 
@@ -57,6 +59,7 @@ class Scorer:
         forward: How to run the model; None: the fastest way that a probe finds.
         shares_prefixes: That way may compute what documents of a pass begin with alike once.
         passes: Of a training step; where one can serve another with what it has computed, that is tried as well.
+        hidden_states: Is to keep what leaves the frozen layers below the adapter; None: they run in every pass.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Scorer:
         forward: Forward | None = None,
         shares_prefixes: bool = True,
         passes: Sequence[ScoringPass] = (),
+        hidden_states: HiddenStateCache | None = None,
     ) -> None:
         self.memory = MemoryLadder(adapted, micro_batch_tokens)
         self._adapted = adapted
@@ -80,13 +84,22 @@ class Scorer:
         base = cast("PreTrainedModel", adapted.get_base_model())
         # With dropout the pass with gradient computes other keys and values than scoring does.
         borrows = _can_borrow(passes)
-        self._forward = forward or choose_forward(base, shares=shares_prefixes, lends=borrows and not self._dropouts)
+        lends, caches = borrows and not self._dropouts, hidden_states is not None
+        self._forward = forward or choose_forward(base, shares=shares_prefixes, lends=lends, caches=caches)
+        self._hidden_states = None if self._forward.frozen is None else hidden_states
         self._limitations = [_APART] if borrows and self._dropouts else []
+        if caches and forward is not None:
+            self._limitations.append(describe_uncached("runs that share a base model compute them together"))
 
     @property
     def limitations(self) -> tuple[str, ...]:
         """What keeps base model and adapter from the fastest way, each a sentence."""
         return (*self._forward.limitations, *self._limitations)
+
+    @property
+    def hidden_state_bytes(self) -> int:
+        """What is kept now of hidden states that leave the frozen layers."""
+        return 0 if self._hidden_states is None else self._hidden_states.kept_bytes
 
     def attention(self) -> AbstractContextManager[None]:
         """Return the context in which to score; outside of it the model's attention is as it was loaded."""
@@ -190,14 +203,17 @@ class Scorer:
     ) -> DocumentScores | None:
         if not documents:
             return None
+        # What is scored once and for all would only take the room of what comes again.
+        known = None if kind.cached and not kind.renewed else self._hidden_states
+        score = partial(self._forward.score, known=known)
         with nullcontext() if kind.with_adapter else self._bare_base():
             if kind.with_grad:
                 with self._adapter_dropout():
-                    return self._forward.score(documents, into=cache)
+                    return score(documents, into=cache)
             behind = cache if kind.with_adapter else None
             groups = self.group(documents, behind)
             with torch.inference_mode():
-                parts = [self._forward.score([documents[index] for index in group], behind=behind) for group in groups]
+                parts = [score([documents[index] for index in group], behind=behind) for group in groups]
         return _in_order(documents, groups, parts)
 
     @contextmanager

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 JOBS_ON_BASE = "jobs_on_base"
 """Figure of an outcome: how many jobs its process began with. Times and memory are then not the job's own."""
+HIDDEN_STATE_BYTES = "hidden_state_bytes"
+"""Figure of an outcome: what the job kept of hidden states. Its steps were faster for that, and its memory larger."""
+_OF_KEEPING = frozenset({"seconds_per_work", "peak_memory_bytes"})
 _OF_THE_PROCESS = frozenset({"seconds_per_work", "seconds_per_generated", "other_seconds", "peak_memory_bytes"})
 _CPU_FLOPS = 6e10
 _GENERATION_FACTOR = 6.0
@@ -85,10 +88,15 @@ def learn_pace(outcomes: Sequence[Mapping[str, float]], model_parameters: int) -
 
 
 def _learn(outcomes: Sequence[Mapping[str, float]], name: str) -> Learned | None:
-    usable = [outcome for outcome in outcomes if name not in _OF_THE_PROCESS or outcome.get(JOBS_ON_BASE, 1) == 1]
-    known = [value for outcome in usable if (value := outcome.get(name)) is not None]
+    known = [value for outcome in outcomes if _teaches(outcome, name) and (value := outcome.get(name)) is not None]
     if not known:
         return None
     value = max(known) if name == "peak_memory_bytes" else median(known)
     kind = "largest" if name == "peak_memory_bytes" else "median"
     return Learned(value, f"{kind} of {len(known)} finished job(s) on this base model")
+
+
+def _teaches(outcome: Mapping[str, float], name: str) -> bool:
+    """Return whether this figure of a job is that of any job on its base model."""
+    is_of_others = name in _OF_THE_PROCESS and outcome.get(JOBS_ON_BASE, 1) != 1
+    return not is_of_others and not (name in _OF_KEEPING and HIDDEN_STATE_BYTES in outcome)

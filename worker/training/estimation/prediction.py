@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _JUDGMENT_CHARACTERS = 150
 _MOST_CANDIDATES = 2000
+_OF_KEEPING = {
+    "seconds": "; what is saved by keeping hidden states not counted",
+    "peak_memory_bytes": "; kept hidden states come on top, in host memory",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ def predict(
     generated, generated_basis = _count_generated(spec, pace, plan, validation)
     texts = f"{training.basis}, {pace.characters_per_token.value:.2f} characters a token"
     tokens_basis = f"{texts} ({pace.characters_per_token.basis})"
-    return {
+    figures = {
         "rows": _figure(plan.rows, _rows_basis(spec, plan, training, pace)),
         "steps": _figure(steps, f"{epochs} passes over {plan.rows} rows, {plan.hyperparameters.batch_size} a step"),
         "trained_tokens": _figure(work.main * plan.rows * epochs, tokens_basis),
@@ -96,6 +100,10 @@ def predict(
         ),
         "peak_memory_bytes": _figure(pace.peak_memory_bytes.value, pace.peak_memory_bytes.basis),
     }
+    if spec.adapter.cache_frozen_hidden_states:
+        for name, told in _OF_KEEPING.items():
+            figures[name]["basis"] += told
+    return figures
 
 
 def _plan(spec: TrainingSpec, facts: RunFacts, pace: Pace, training: Sample) -> _Plan:

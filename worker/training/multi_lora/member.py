@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from worker.training.completions import Completions
     from worker.training.engine.forward import DocumentScores
+    from worker.training.engine.hidden_cache import HiddenStateCache
     from worker.training.engine.prefix_cache import PrefixCache
     from worker.training.events import CompletionAnswer, CompletionRequest, Event
     from worker.training.model.base_model import LoadedModel
@@ -122,6 +123,7 @@ class _MeetingForward(Forward):
         *,
         into: PrefixCache | None = None,  # noqa: ARG002 - never given, since this lends nothing
         behind: PrefixCache | None = None,  # noqa: ARG002
+        known: HiddenStateCache | None = None,  # noqa: ARG002 - never given either: no layer is passed over
     ) -> DocumentScores:
         return self.meeting.score(documents)
 
