@@ -4,6 +4,7 @@ What they cannot prove is not wrong: such a line is parsed once more, by ``diagn
 """
 
 import re
+from sys import maxsize
 
 from worker.training.data.examples import EXAMPLE_TYPES, CompletionExample, Example, Message, NLFTExample
 
@@ -14,6 +15,7 @@ _ROW_KEYS = {
 _RARE_KEYS = re.compile(rb'"(?:name|tool_calls|tool_call_id|weight|refusal|tools)"')
 # An escaped NUL, or an escaped letter that could hide a repeated key (`m`, `_`).
 _SUSPICIOUS_ESCAPE = re.compile(rb"\\u00(?:00|5[fF]|6|7)")
+_DENSE_BYTES = 16  # a count is faster where quotes stand closer
 
 
 def has_unique_keys(line: bytes, row: Example) -> bool:
@@ -26,21 +28,32 @@ def has_unique_keys(line: bytes, row: Example) -> bool:
     return (counted is not None and holds_no_more(line, *counted)) or _repeats_no_name(line, row)
 
 
-def holds_no_more(json: bytes, others: int, texts: list[str], start: int = 0, end: int | None = None) -> bool:
+def holds_no_more(json: bytes, others: int, texts: list[str], start: int = 0, end: int = maxsize) -> bool:
     """Return whether ``json``, valid from ``start`` to ``end``, holds ``texts``, ``others`` strings and none besides.
 
     Quotes inside strings are escaped, and the texts, all that may have any, tell how many those are. False also where
     that is left open, and where a text has a NUL in it.
     """
-    quotes = json.count(b'"', start, end)
+    quotes = 2 * (others + len(texts))
     if json.find(b"\\", start, end) >= 0:
         if json.find(b"\\u0022", start, end) >= 0:
             return False  # a quote in a text that is none in the line
         text = "".join(texts)
         if "\0" in text:
             return False
-        quotes -= text.count('"')
-    return quotes == 2 * (others + len(texts))
+        quotes += text.count('"')
+    return _holds_at_most(quotes, json, start, end)
+
+
+def _holds_at_most(quotes: int, json: bytes, start: int, end: int) -> bool:
+    """Return whether no more ``quotes`` are in ``json`` from ``start`` to ``end``; where they are few in half the time.
+
+    A replacement goes from quote to quote, faster than a count goes from byte to byte, and leaves those that are left.
+    """
+    if quotes * _DENSE_BYTES > len(json):
+        return json.count(b'"', start, end) <= quotes
+    around = json.count(b'"', 0, start) + json.count(b'"', end)
+    return b'"' not in json.replace(b'"', b"'", quotes + around)
 
 
 def _count_strings(row: Example) -> tuple[int, list[str]] | None:
