@@ -9,10 +9,14 @@ from typing import Annotated, Any
 import typer
 import uvicorn
 
+from app.core.memory import keep_freed_memory
+from app.http_protocol import LargeReadProtocol
+
 _GRACE_SECONDS = 10
 _GC_THRESHOLD = 10_000  # requests leave few cycles behind; to look for them each 700 objects is a twentieth of the work
 SERVER_OPTIONS: Mapping[str, Any] = MappingProxyType(
     {
+        "http": LargeReadProtocol,
         "log_config": None,
         "access_log": False,
         "server_header": False,
@@ -30,6 +34,7 @@ def serve(
 ) -> None:
     """Serve the HTTP API in the foreground; settings come from the environment."""
     config = uvicorn.Config("app.main:create_app", factory=True, host=host, port=port, **SERVER_OPTIONS)
+    keep_freed_memory()
     config.load()
     gc.freeze()  # to look through what was built for good takes a tenth of a second, again and again
     gc.set_threshold(_GC_THRESHOLD)

@@ -96,7 +96,7 @@ class UploadReceiver:
         assert self._form.filename is not None
         return Upload(self._form.filename, fields.purpose, fields.expires_after, self._writer.finish(), report)
 
-    def _take(self, data: memoryview) -> None:
+    def _take(self, data: bytes) -> None:
         self._bytes += len(data)
         if self._bytes > self._max_bytes:
             raise PayloadTooLargeError(
@@ -105,7 +105,7 @@ class UploadReceiver:
         self._writer.write(data)
         # A purpose may follow the file in the form: until it is known, the rows are checked on suspicion.
         if self._form.fields.get("purpose", FINE_TUNE) == FINE_TUNE:
-            self._reader.check(bytes(data))
+            self._reader.check(data)
 
     def _validated(self) -> dict[str, Any]:
         self._reader.finish()

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from app.cli.serve import SERVER_OPTIONS
+from app.core.memory import keep_freed_memory
 
 _EMPTY = len('{"fill":""}')
 
@@ -60,6 +61,7 @@ def _build_framework() -> FastAPI:
 
 def main(descriptor: int) -> None:
     """Serve on an inherited listening socket."""
+    keep_freed_memory()  # as the API does
     config = uvicorn.Config(ConstantApp(), **SERVER_OPTIONS)
     uvicorn.Server(config).run([socket.socket(fileno=descriptor)])
 

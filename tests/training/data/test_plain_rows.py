@@ -15,8 +15,18 @@ USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "conte
 PLAIN = json.dumps({"messages": [USER, ASSISTANT]}).encode()
 ESCAPED = json.dumps({"messages": [USER, {**ASSISTANT, "content": 'a "b" \\frac{1}{2} \\" é\n'}]}).encode()
 
+# Four quotes that are none in the line, and a repeated key that adds four.
+BALANCED = (
+    b'{"messages":[{"role":"user","role":"user","content":"q"},'
+    b'{"role":"assistant","content":"\\u0022\\u0022\\u0022\\u0022"}]}'
+)
+
 _ROWS = st.sampled_from(
     [
+        BALANCED,
+        json.dumps({"messages": [{"role": "system", "content": ""}, USER, ASSISTANT]}).encode(),
+        json.dumps({"messages": [USER, ASSISTANT, USER]}).encode(),
+        json.dumps({"messages": [{**USER, "content": "\u2028 \\u0022"}, {**ASSISTANT, "content": "\t"}]}).encode(),
         PLAIN,
         PLAIN,
         ESCAPED,
@@ -70,13 +80,35 @@ def test_plain_rows_are_proved_together() -> None:
 
 
 @pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "system", "content": ""}, USER, ASSISTANT],
+        [USER, ASSISTANT, {"role": "user", "content": " "}],
+        [ASSISTANT],
+    ],
+)
+def test_only_answers_need_text_and_they_may_stand_anywhere(messages: list[dict[str, str]]) -> None:
+    found = read_plain_rows(json.dumps({"messages": messages}).encode() + b"\n")
+    assert found is not None
+    assert found.trained_turns == 1
+
+
+def test_what_lies_around_the_lines_is_left_alone() -> None:
+    before, after = b'","role":"user"}]}\n', b'{"messages":[{"role":"us'
+    found = read_plain_rows(before + PLAIN + b"\n" + after, len(before), len(before + PLAIN) + 1)
+    assert found == read_plain_rows(PLAIN + b"\n")
+
+
+@pytest.mark.parametrize(
     "line",
     [
         b'{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}],"messages":[]}',
         b'{"messages":[{"role":"user","role":"user","content":"q"},{"role":"assistant","content":"a"}]}',
         b'{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"\\u0000"}]}',
+        BALANCED,
         b'{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":""}]}',
         b'{"messages":[{"role":"user","content":"q"}]}',
+        b'{"messages":[]}',
         b"",
         PLAIN + PLAIN,
     ],

@@ -5,12 +5,14 @@ not proved is not wrong: the reader goes from line to line then.
 """
 
 import io
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from worker.training.data.examples import ChatExample, Message
-from worker.training.data.unique_keys import count_strings
+from worker.training.data.unique_keys import holds_no_more
 
 
 class PlainMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -34,20 +36,48 @@ class PlainRows(NamedTuple):
 
 
 _decode = msgspec.json.Decoder(PlainRow).decode
+_messages_of = attrgetter("messages")
+_role_of = attrgetter("role")
+_content_of = attrgetter("content")
+_last_of = itemgetter(-1)
 
 
-def read_plain_rows(stretch: bytes) -> PlainRows | None:
-    """Return the rows of ``stretch``, complete lines; None when not every line is proved to be a sound plain row."""
+def read_plain_rows(chunk: bytes, start: int = 0, end: int | None = None) -> PlainRows | None:
+    """Return the rows of the complete lines from ``start`` to ``end``; None when not each is proved a sound plain row.
+
+    Few steps of the interpreter are taken for a row, none for a turn: they would cost as much as the decoder does.
+    """
+    end = len(chunk) if end is None else end
+    source = io.BytesIO(chunk)  # shares the bytes
+    source.seek(start)
+    lines = source.readlines()
+    if end < len(chunk):
+        lines.pop()
     try:
-        rows = [_decode(line) for line in io.BytesIO(stretch).readlines()]
+        rows = list(map(_decode, lines))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    if count_strings(stretch) != sum([1 + 4 * len(row.messages) for row in rows]):
-        return None  # more strings than keys, roles and texts: one may be a key that is repeated
-    answers = [[turn.content for turn in row.messages if turn.role == "assistant"] for row in rows]
-    if not all(answers) or any(not text or text.isspace() for texts in answers for text in texts):
+    messages = list(map(_messages_of, rows))
+    turns = list(chain.from_iterable(messages))
+    texts = list(map(_content_of, turns))
+    if not holds_no_more(chunk, len(rows) + 3 * len(turns), texts, start, end):
+        return None  # one may be a key that is repeated
+    if not (_end_with_answers(messages) and _hold_text(texts)) and not all(map(_is_sound, rows)):
         return None
-    return PlainRows(rows, sum(map(len, answers)))
+    return PlainRows(rows, list(map(_role_of, turns)).count("assistant"))
+
+
+def _end_with_answers(messages: list[tuple[PlainMessage, ...]]) -> bool:
+    return all(messages) and {"assistant"}.issuperset(map(_role_of, map(_last_of, messages)))
+
+
+def _hold_text(texts: list[str]) -> bool:
+    return all(texts) and not any(map(str.isspace, texts))
+
+
+def _is_sound(row: PlainRow) -> bool:
+    answers = [turn.content for turn in row.messages if turn.role == "assistant"]
+    return bool(answers) and _hold_text(answers)
 
 
 def find_plain_row(row: ChatExample) -> PlainRow | None:

@@ -21,6 +21,7 @@ from worker.training.data.examples import (
 )
 from worker.training.data.plain_rows import PlainRows, find_plain_row, read_plain_rows
 from worker.training.data.row_checks import Fault, find_faults, is_trained
+from worker.training.data.twins import TwinSearch
 from worker.training.data.unique_keys import has_unique_keys
 from worker.training.errors import DatasetError, RowProblem
 
@@ -112,7 +113,7 @@ class RowReader:
         self._problems = _Findings(self._limits.problems)
         self._warnings = _Findings(self._limits.problems)
         self._counts: Counter[str] = Counter()
-        self._first_lines: dict[int, int] = {}
+        self._twins = TwinSearch(self._limits.tracked_rows)
         self._tail = bytearray()
         self._tail_is_too_long = False
         self._blank_lines = 0
@@ -133,17 +134,18 @@ class RowReader:
 
     def check(self, chunk: bytes) -> None:
         """Take the next bytes like ``feed``, for the report alone: that costs half as much where rows are plain."""
-        end = chunk.rfind(b"\n") + 1
-        is_plain_so_far = self._format == "chat" and not self._blank_lines and not self._tail_is_too_long
-        if end and is_plain_so_far and len(self._tail) + end <= self._limits.line_bytes:
-            found = read_plain_rows(b"".join((self._tail, memoryview(chunk)[:end])))
-            if found is not None:
-                self._bytes += len(chunk)
-                self._tail.clear()
-                self._extend_tail(chunk[end:])
-                self._count_plain(found)
-                return
-        self.feed(chunk)
+        # The first line goes its own way: it may have begun in the chunk before, and tells the format of a file.
+        start, end = chunk.find(b"\n") + 1, chunk.rfind(b"\n") + 1
+        self.feed(chunk[:start])
+        found = None
+        if self._format == "chat" and not self._blank_lines and start < end <= start + self._limits.line_bytes:
+            found = read_plain_rows(chunk, start, end)
+        if found is None:
+            self.feed(chunk[start:])
+            return
+        self._bytes += len(chunk) - start
+        self._extend_tail(chunk[end:])
+        self._count_plain(found)
 
     def finish(self) -> list[Row]:
         """Take the last line, which may lack its newline; return its row if it is sound. Call ``report`` afterwards."""
@@ -241,24 +243,19 @@ class RowReader:
         elif isinstance(example, ChatExample):
             self._counts["trained_turns"] += sum(map(is_trained, example.messages))
         plain = find_plain_row(example) if isinstance(example, ChatExample) else None
-        self._search_twin(hash(_encode_row(example)) if plain is None else hash(plain))
+        first = self._twins.find(hash(_encode_row(example)) if plain is None else hash(plain), self._lines)
+        if first is not None:
+            self._warn_of_twin(self._lines, first)
 
     def _count_plain(self, found: PlainRows) -> None:
         self._rows += len(found.rows)
         self._counts["trained_turns"] += found.trained_turns
-        for key in map(hash, found.rows):
-            self._lines += 1
-            self._search_twin(key)
+        for line, first in self._twins.find_all(list(map(hash, found.rows)), self._lines + 1):
+            self._warn_of_twin(line, first)
+        self._lines += len(found.rows)
 
-    def _search_twin(self, key: int) -> None:
-        """Warn when an earlier row has the ``key`` of this line's, which tells rows apart."""
-        first = self._first_lines.get(key)
-        if first is not None:
-            self._warnings.add(
-                self._lines, Fault("", "duplicate_row", f"the same row as line {first}; keep one of them")
-            )
-        elif len(self._first_lines) < self._limits.tracked_rows:
-            self._first_lines[key] = self._lines
+    def _warn_of_twin(self, line: int, first: int) -> None:
+        self._warnings.add(line, Fault("", "duplicate_row", f"the same row as line {first}; keep one of them"))
 
 
 def read_rows(chunks: Iterable[bytes], param: str = "training_file") -> list[Row]:

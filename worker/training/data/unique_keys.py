@@ -4,6 +4,7 @@ What they cannot prove is not wrong: such a line is parsed once more, by ``diagn
 """
 
 import re
+from sys import maxsize
 
 from worker.training.data.examples import EXAMPLE_TYPES, CompletionExample, Example, Message, NLFTExample
 
@@ -14,6 +15,7 @@ _ROW_KEYS = {
 _RARE_KEYS = re.compile(rb'"(?:name|tool_calls|tool_call_id|weight|refusal|tools)"')
 # An escaped NUL, or an escaped letter that could hide a repeated key (`m`, `_`).
 _SUSPICIOUS_ESCAPE = re.compile(rb"\\u00(?:00|5[fF]|6|7)")
+_DENSE_BYTES = 16  # a count is faster where quotes stand closer
 
 
 def has_unique_keys(line: bytes, row: Example) -> bool:
@@ -22,32 +24,51 @@ def has_unique_keys(line: bytes, row: Example) -> bool:
     A line with no more strings than the keys and texts of ``row`` has none left for a repeated key. Other lines, such
     as those with nulls, may yet be proved by the names of their keys.
     """
-    return count_strings(line) == _least_strings(row) or _repeats_no_name(line, row)
+    counted = _count_strings(row)
+    return (counted is not None and holds_no_more(line, *counted)) or _repeats_no_name(line, row)
 
 
-def count_strings(text: bytes) -> int:
-    """Return how many JSON strings valid JSON holds; -1 where one of them has a NUL in it."""
-    if b"\\" in text:
-        text = text.replace(b"\\\\", b"")  # pairs of backslashes; what is left of any before a quote escapes it
-        if b"\\u0000" in text:
-            return -1
-        return (text.count(b'"') - text.count(b'\\"')) // 2
-    return text.count(b'"') // 2
+def holds_no_more(json: bytes, others: int, texts: list[str], start: int = 0, end: int = maxsize) -> bool:
+    """Return whether ``json``, valid from ``start`` to ``end``, holds ``texts``, ``others`` strings and none besides.
+
+    Quotes inside strings are escaped, and the texts, all that may have any, tell how many those are. False also where
+    that is left open, and where a text has a NUL in it.
+    """
+    quotes = 2 * (others + len(texts))
+    if json.find(b"\\", start, end) >= 0:
+        if json.find(b"\\u0022", start, end) >= 0:
+            return False  # a quote in a text that is none in the line
+        text = "".join(texts)
+        if "\0" in text:
+            return False
+        quotes += text.count('"')
+    return _holds_at_most(quotes, json, start, end)
 
 
-def _least_strings(row: Example) -> int:
-    """Return how many strings a line must hold that reads as ``row``, or fewer; 0 where that is not worth counting."""
+def _holds_at_most(quotes: int, json: bytes, start: int, end: int) -> bool:
+    """Return whether no more ``quotes`` are in ``json`` from ``start`` to ``end``; where they are few in half the time.
+
+    A replacement goes from quote to quote, faster than a count goes from byte to byte, and leaves those that are left.
+    """
+    if quotes * _DENSE_BYTES > len(json):
+        return json.count(b'"', start, end) <= quotes
+    around = json.count(b'"', 0, start) + json.count(b'"', end)
+    return b'"' not in json.replace(b'"', b"'", quotes + around)
+
+
+def _count_strings(row: Example) -> tuple[int, list[str]] | None:
+    """Return how many keys and roles a line that reads as ``row`` must hold, and its texts; None where that is rare."""
     if isinstance(row, CompletionExample):
-        return 4
-    messages = row.messages
-    for message in messages:
-        if type(message.content) is not str:
-            return 0
-    count = 1 + 4 * len(messages)  # role and content, each with its key
+        return 2, [row.prompt, row.completion]
+    texts = [message.content for message in row.messages if type(message.content) is str]
+    if len(texts) < len(row.messages):
+        return None
+    others = 1 + 3 * len(texts)  # role, with its key, and the key of the content
     if isinstance(row, NLFTExample):
-        texts = (row.response, row.reference, row.judgment)
-        count += 2 * (3 - texts.count(None)) + (row.correct is not None)
-    return count
+        further = [text for text in (row.response, row.reference, row.judgment) if text is not None]
+        texts += further
+        others += len(further) + (row.correct is not None)
+    return others, texts
 
 
 def _repeats_no_name(line: bytes, row: Example) -> bool:
