@@ -78,7 +78,7 @@ def test_questions_without_a_right_response_get_one_written_with_the_reference_s
     wrong = [row.prompt[0].text for row in dataset(tmp_path / "plain") if not row.correct]
     assert [row.prompt[0].text for row in rows if not row.correct] == [text for text in wrong if text not in answered]
     assert counts["wrong_replaced"] == sum(text in answered for text in wrong) > 0
-    assert f"the {counts['unsolved']} questions without a right one" in messages(observer)
+    assert f"the {counts['unsolved']} question(s) without a right one" in messages(observer)
 
 
 def test_wrong_responses_may_stay_beside_what_is_added(tmp_path: Path, counter: Path) -> None:

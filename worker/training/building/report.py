@@ -99,7 +99,7 @@ def describe_rationalization(report: BuildReport) -> str:
     bare = f" ({report.rationalized_bare} that only name the result are left out)" if report.rationalized_bare else ""
     replaced = f" in the place of {report.wrong_replaced} wrong ones" if report.wrong_replaced else ""
     return (
-        f"{report.rationalized} responses to the {report.unsolved} questions without a right one, written with the "
+        f"{report.rationalized} responses to the {report.unsolved} question(s) without a right one, written with the "
         f"reference shown: {report.rationalized_right} right{bare}, {report.rationalizations_added} different ones "
         f"added{replaced}."
     )
