@@ -24,6 +24,7 @@ from bench.quality.experiment import run
 from bench.quality.setting import BASE_MODEL, reference_to
 from bench.quality.store import Store
 from bench.quality.word_problems import STUDY
+from worker.training.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ def work_off(study: Study, runs: Iterable[tuple[Arm, int]], base: BaseModelRef) 
             started = time.monotonic()
             try:
                 record, answers, details = run(study, arm, base, seed)
-            except ValueError as error:
+            except (ValueError, DatasetError) as error:
                 _tell(f"{arm.name} seed {seed} cannot be run: {error}")
                 continue
             store.add(record, answers, details)

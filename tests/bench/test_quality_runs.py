@@ -16,8 +16,10 @@ from bench.quality.store import Record, Store
 from bench.quality.study import Study
 from examples.word_problems.generate import judge
 from tests.fixtures.tiny_models import reference_to
+from worker.training.errors import DatasetError, RowProblem
 from worker.training.spec import BaseModelRef, LoraSettings
 
+NO_ROWS = ValueError("0 rows cannot be trained")
 BASE_MODEL = BaseModelRef(name="made", path="/nowhere", digest="0" * 64)
 
 
@@ -46,15 +48,16 @@ def record(arm: Arm, seed: int, answers: str = "0110", base: BaseModelRef = BASE
 class Runs:
     """Stands in for ``run``: remembers what was asked of it, and can fail."""
 
-    def __init__(self, failing: str = "") -> None:
+    def __init__(self, failing: str, error: Exception) -> None:
         self.made: list[tuple[str, int]] = []
         self._failing = failing
+        self._error = error
 
     def __call__(
         self, _study: Study, arm: Arm, base: BaseModelRef, seed: int
     ) -> tuple[Record, list[Any], dict[str, Any]]:
         if arm.name == self._failing:
-            raise ValueError("0 rows cannot be trained")
+            raise self._error
         self.made.append((arm.name, seed))
         return record(arm, seed, base=base), [], {}
 
@@ -72,8 +75,10 @@ def store(study: Study) -> Store:
 
 @pytest.fixture
 def work_off(study: Study, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, int]]]:
-    def work(*names: str, failing: str = "", base: BaseModelRef = BASE_MODEL) -> list[tuple[str, int]]:
-        runs = Runs(failing)
+    def work(
+        *names: str, failing: str = "", error: Exception = NO_ROWS, base: BaseModelRef = BASE_MODEL
+    ) -> list[tuple[str, int]]:
+        runs = Runs(failing, error)
         monkeypatch.setattr(run, "run", runs)
         run.work_off(study, run.order(ARMS, [names], (0, 1)), base)
         return runs.made
@@ -98,8 +103,11 @@ def test_another_base_model_makes_runs_anew(work_off: Callable[..., list[tuple[s
     assert work_off("nlft", base=BASE_MODEL.model_copy(update={"digest": "1" * 64})) == [("nlft", 0), ("nlft", 1)]
 
 
-def test_a_run_that_cannot_be_made_stops_no_other(work_off: Callable[..., list[tuple[str, int]]]) -> None:
-    assert work_off("supervised_right", "nlft", failing="supervised_right") == [("nlft", 0), ("nlft", 1)]
+@pytest.mark.parametrize("error", [NO_ROWS, DatasetError((RowProblem(3, "", "", "too long"),), 1)])
+def test_a_run_that_cannot_be_made_stops_no_other(
+    work_off: Callable[..., list[tuple[str, int]]], error: Exception
+) -> None:
+    assert work_off("supervised_right", "nlft", failing="supervised_right", error=error) == [("nlft", 0), ("nlft", 1)]
 
 
 def test_a_run_that_another_process_makes_is_left_to_it(
