@@ -8,13 +8,21 @@ RUN useradd --system --uid 10001 --home-dir /var/lib/nlft nlft \
 ENV NLFT_STATE_DIR=/var/lib/nlft/state NLFT_MODEL_CACHE=/var/lib/nlft/models
 COPY pyproject.toml constraints.txt README.md ./
 
+# The slim image has no C compiler.
+FROM python:3.11 AS compiled
+WORKDIR /srv/nlft
+COPY pyproject.toml setup.py README.md ./
+COPY worker worker
+RUN pip install --no-deps --editable .
+
 FROM base AS api
 # Dependencies first and alone: this layer stays as long as they do.
 RUN pip install --constraint constraints.txt . && pip uninstall --yes nlft
-COPY alembic.ini ./
+COPY alembic.ini setup.py ./
 COPY migrations migrations
 COPY app app
 COPY worker worker
+COPY --from=compiled /srv/nlft/worker/training/data/_plain_scan.abi3.so worker/training/data/
 RUN pip install --no-deps --editable .
 USER nlft
 EXPOSE 8000
@@ -26,10 +34,11 @@ FROM base AS worker
 # torch first and alone, as `make install` does; the wheel brings the CUDA libraries, the host brings the driver.
 RUN pip install --constraint constraints.txt torch
 RUN pip install --constraint constraints.txt '.[worker]' && pip uninstall --yes nlft
-COPY alembic.ini ./
+COPY alembic.ini setup.py ./
 COPY migrations migrations
 COPY app app
 COPY worker worker
+COPY --from=compiled /srv/nlft/worker/training/data/_plain_scan.abi3.so worker/training/data/
 RUN pip install --no-deps --editable .
 USER nlft
 HEALTHCHECK --interval=30s --timeout=15s --start-period=30s \

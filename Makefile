@@ -35,7 +35,7 @@ help: ## list these targets
 
 install: $(STAMP) ## build the complete .venv; does nothing when it is up to date
 
-$(STAMP): pyproject.toml constraints.txt tests/sdk/versions.txt
+$(STAMP): pyproject.toml setup.py constraints.txt tests/sdk/versions.txt worker/training/data/_plain_scan.c
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed; set PYTHON=/path/to/python3'; exit 1; }
 	@rm -f $(STAMP)
 	$(call say,making $(VENV) with $(PYTHON))

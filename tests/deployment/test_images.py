@@ -45,9 +45,20 @@ def test_images_pin_versions_check_health_and_drop_root_before_they_run(stage: s
 
 
 @pytest.mark.parametrize("stage", ["api", "worker"])
+def test_images_take_the_compiled_scan_from_the_stage_that_builds_it(stage: str) -> None:
+    (copy,) = (copy for copy in instruction(stage, "COPY") if copy.startswith("--from="))
+    built, target = copy.removeprefix("--from=compiled ").split()
+    assert f"{target}_plain_scan.c" in (ROOT / "setup.py").read_text()
+    assert built == f"/srv/nlft/{target}_plain_scan.abi3.so"
+    assert instruction("compiled", "RUN") == ["pip install --no-deps --editable ."]
+
+
+@pytest.mark.parametrize("stage", ["api", "worker", "compiled"])
 def test_what_images_copy_exists_and_is_sent_to_the_build(stage: str) -> None:
     sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for copy in instruction(stage, "COPY"):
+        if copy.startswith("--from="):
+            continue
         *sources, _ = copy.split()
         for source in sources:
             assert (ROOT / source).exists(), source

@@ -19,7 +19,7 @@ from worker.training.data.examples import (
     NLFTExample,
     RowFormat,
 )
-from worker.training.data.plain_rows import PlainRows, find_plain_row, read_plain_rows
+from worker.training.data.plain_rows import ProvedRows, find_plain_row, prove_plain_rows, row_key
 from worker.training.data.row_checks import Fault, find_faults, is_trained
 from worker.training.data.twins import TwinSearch
 from worker.training.data.unique_keys import has_unique_keys
@@ -133,19 +133,24 @@ class RowReader:
         return [row for row in rows if row is not None]
 
     def check(self, chunk: bytes) -> None:
-        """Take the next bytes like ``feed``, for the report alone: that costs half as much where rows are plain."""
+        """Take the next bytes like ``feed``, for the report alone: that costs a fraction where rows are plain."""
         # The first line goes its own way: it may have begun in the chunk before, and tells the format of a file.
         start, end = chunk.find(b"\n") + 1, chunk.rfind(b"\n") + 1
         self.feed(chunk[:start])
-        found = None
-        if self._format == "chat" and not self._blank_lines and start < end <= start + self._limits.line_bytes:
-            found = read_plain_rows(chunk, start, end)
-        if found is None:
-            self.feed(chunk[start:])
-            return
-        self._bytes += len(chunk) - start
-        self._extend_tail(chunk[end:])
-        self._count_plain(found)
+        while start < end and (proved := self._prove(chunk, start, end)):
+            line_end = chunk.find(b"\n", proved.end, end) + 1 or end
+            self._bytes += proved.end - start
+            self._count_proved(proved)
+            self.feed(chunk[proved.end : line_end])
+            start = line_end
+        self.feed(chunk[start:])
+
+    def _prove(self, chunk: bytes, start: int, end: int) -> ProvedRows | None:
+        """Return the sound rows from ``start`` on, or None where lines must be taken one by one."""
+        if self._format != "chat" or self._blank_lines or end > start + self._limits.line_bytes:
+            return None
+        proved = prove_plain_rows(chunk, start, end)
+        return proved if proved.keys else None
 
     def finish(self) -> list[Row]:
         """Take the last line, which may lack its newline; return its row if it is sound. Call ``report`` afterwards."""
@@ -243,16 +248,16 @@ class RowReader:
         elif isinstance(example, ChatExample):
             self._counts["trained_turns"] += sum(map(is_trained, example.messages))
         plain = find_plain_row(example) if isinstance(example, ChatExample) else None
-        first = self._twins.find(hash(_encode_row(example)) if plain is None else hash(plain), self._lines)
+        first = self._twins.find(hash(_encode_row(example)) if plain is None else row_key(plain), self._lines)
         if first is not None:
             self._warn_of_twin(self._lines, first)
 
-    def _count_plain(self, found: PlainRows) -> None:
-        self._rows += len(found.rows)
-        self._counts["trained_turns"] += found.trained_turns
-        for line, first in self._twins.find_all(list(map(hash, found.rows)), self._lines + 1):
+    def _count_proved(self, proved: ProvedRows) -> None:
+        self._rows += len(proved.keys)
+        self._counts["trained_turns"] += proved.trained_turns
+        for line, first in self._twins.find_all(proved.keys, self._lines + 1):
             self._warn_of_twin(line, first)
-        self._lines += len(found.rows)
+        self._lines += len(proved.keys)
 
     def _warn_of_twin(self, line: int, first: int) -> None:
         self._warnings.add(line, Fault("", "duplicate_row", f"the same row as line {first}; keep one of them"))
