@@ -17,7 +17,7 @@ def to_device(values: NDArray[Any], device: torch.device, dtype: torch.dtype = t
     """Return ``values`` on ``device`` as ``dtype``; they travel as they are, so that token ids take 4 bytes each.
 
     A GPU copies by itself from pinned memory alone: of any other the host may have to wait until all that the device
-    was given before is done. Torch keeps pinned memory for the next batch, and not before the copy is done.
+    was given before is done. Torch gives pinned memory to the next batch once the copy out of it is done.
     """
     host = torch.from_numpy(values)
     if device.type == "cuda":
