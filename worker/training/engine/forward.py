@@ -19,6 +19,7 @@ import torch
 from worker.training.engine.attention import PACKED_ATTENTION, packed
 from worker.training.engine.last_layer import narrowed, reading
 from worker.training.engine.packing import pack_documents
+from worker.training.engine.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -169,7 +170,7 @@ class Forward:
         for own, places in zip(found, pack.places, strict=True):
             # Of a text that goes on behind a prefix cache, only the rest lies in the pack.
             rest = own[len(own) - len(places) :].to(entering.device)
-            entering[0].index_copy_(0, torch.from_numpy(places).to(entering.device), rest)
+            entering[0].index_copy_(0, to_device(places, entering.device), rest)
         return entering
 
     def _run_frozen(self, frozen: FrozenLayers, document: TokenSequence) -> Tensor:

@@ -33,8 +33,9 @@ class AdapterOptimizer:
         self._hyperparameters = hyperparameters
         self._total_steps = total_steps
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        # An adapter is hundreds of small tensors: seven operations on each were two fifths of a short step's kernels.
         self._adamw = torch.optim.AdamW(
-            list(self._named.values()), lr=0.0, weight_decay=hyperparameters.weight_decay, foreach=False
+            list(self._named.values()), lr=0.0, weight_decay=hyperparameters.weight_decay, fused=True
         )
 
     def learning_rate(self, step: int) -> float:
@@ -92,6 +93,4 @@ class AdapterOptimizer:
         """
         for name, parameter in self._named.items():
             moments = {kind: state[f"{name}/{kind}"] for kind in _MOMENTS}
-            self._adamw.state[parameter] = {
-                kind: moment if kind == "step" else moment.to(parameter.device) for kind, moment in moments.items()
-            }
+            self._adamw.state[parameter] = {kind: moment.to(parameter.device) for kind, moment in moments.items()}

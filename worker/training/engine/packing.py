@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from worker.training.engine.prefixes import find_segments
+from worker.training.engine.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -121,12 +122,12 @@ def pack_documents(
     spelled = [segments[index] for index in computed]
     keys = [[rows[place] for place in (*segments[index].ancestors, index)] for index in computed]
     return Pack(
-        Layout(lengths, _place(boundaries, device, torch.int32), _share_keys(keys, cached, device)),
-        _place(np.concatenate([ids[s.document][s.start : s.stop] for s in spelled]), device).unsqueeze(0),
-        _place(np.concatenate([np.arange(s.start, s.stop) for s in spelled]), device).unsqueeze(0),
-        _place(predicting, device),
-        _place(np.unique(predicting), device),
-        _place(np.concatenate([document.input_ids[document.scored] for document in documents]), device),
+        Layout(lengths, to_device(boundaries, device, torch.int32), _share_keys(keys, cached, device)),
+        to_device(np.concatenate([ids[s.document][s.start : s.stop] for s in spelled]), device).unsqueeze(0),
+        to_device(np.concatenate([np.arange(s.start, s.stop) for s in spelled]), device).unsqueeze(0),
+        to_device(predicting, device),
+        to_device(np.unique(predicting), device),
+        to_device(np.concatenate([document.input_ids[document.scored] for document in documents]), device),
         tuple(own[own >= 0] for own in places),
     )
 
@@ -160,8 +161,8 @@ def _share_keys(keys: Sequence[Sequence[NDArray[np.int64]]], cached: int, device
     boundaries = np.concatenate(([0], np.cumsum([len(own) for own in places])))
     return SharedKeys(
         tuple(_find_runs(own) for own in places),
-        _place(np.concatenate(places), device),
-        _place(boundaries, device, torch.int32),
+        to_device(np.concatenate(places), device),
+        to_device(boundaries, device, torch.int32),
         max(len(own) for own in places),
         cached,
     )
@@ -171,10 +172,6 @@ def _find_runs(places: NDArray[np.int64]) -> tuple[range, ...]:
     """Return ``places`` as ranges of consecutive ones: a first branch lies right behind its prefix."""
     runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
     return tuple(range(int(run[0]), int(run[-1]) + 1) for run in runs)
-
-
-def _place(values: NDArray[np.integer], device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
-    return torch.from_numpy(values).to(device=device, dtype=dtype, non_blocking=True)
 
 
 def group_by_budget(sizes: Sequence[int], budget: int) -> Iterator[range]:

@@ -19,6 +19,7 @@ from worker.training.engine.memory import MemoryLadder
 from worker.training.engine.prefix_cache import PrefixCache
 from worker.training.engine.prefixes import group_by_prefix
 from worker.training.engine.probe import choose_forward, describe_uncached
+from worker.training.engine.transfer import to_device
 from worker.training.types import ScoredBatch, TokenScores
 
 if TYPE_CHECKING:
@@ -243,10 +244,10 @@ class Scorer:
 
     def _assemble(self, logprobs: Tensor, lengths: Sequence[int], hidden: Tensor | None) -> TokenScores:
         example = np.repeat(np.arange(len(lengths)), lengths)
-        return TokenScores(logprobs, self._place(example, np.int64), self._place(lengths, np.int64), hidden)
+        return TokenScores(logprobs, self._place(example, torch.int64), self._place(lengths, torch.int64), hidden)
 
-    def _place(self, values: Sequence[float] | NDArray[np.generic], dtype: type[np.generic] = np.float32) -> Tensor:
-        return torch.from_numpy(np.asarray(values, dtype=dtype)).to(self._adapted.device, non_blocking=True)
+    def _place(self, values: Sequence[float] | NDArray[np.generic], dtype: torch.dtype = torch.float32) -> Tensor:
+        return to_device(np.asarray(values), self._adapted.device, dtype)
 
 
 def _in_order(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from worker.training.engine.packing import Layout, Pack, SharedKeys
+from worker.training.engine.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +54,8 @@ def _spans(layout: Layout, start: int) -> list[tuple[range, ...]]:
 def _share(spans: tuple[tuple[range, ...], ...], device: torch.device) -> SharedKeys:
     lengths = [sum(len(one) for one in own) for own in spans]
     places = np.concatenate([np.arange(one.start, one.stop) for own in spans for one in own])
-    return SharedKeys(spans, torch.from_numpy(places).to(device), _boundaries(lengths, device), max(lengths))
+    return SharedKeys(spans, to_device(places, device), _boundaries(lengths, device), max(lengths))
 
 
 def _boundaries(lengths: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(list(accumulate(lengths, initial=0)), dtype=torch.int32).to(device, non_blocking=True)
+    return to_device(np.cumsum([0, *lengths]), device, torch.int32)
