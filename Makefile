@@ -113,5 +113,5 @@ bench-api: install ## requests and uploads a second of the API on one core; see 
 	@exec $(BIN)/python -m bench.api.run
 
 clean: ## remove caches, build output and the state of demo and tests; keeps .venv
-	@rm -rf .state build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .state build dist unsloth_compiled_cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

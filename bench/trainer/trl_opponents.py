@@ -58,7 +58,10 @@ def train_supervised(
 
 
 def run_supervised(point: Point, pace: Pace, settings: Mapping[str, Any], **model: Any) -> None:
-    """Train ``model``, the arguments of `SFTTrainer` that tell what is trained, on the base context."""
+    """Train ``model``, the arguments of `SFTTrainer` that tell what is trained, on the base context.
+
+    All rows are one batch unless ``settings`` say otherwise.
+    """
     rows = point.rows()
     sequences = [row.sequences["base"] for row in rows]
     columns = {
@@ -66,12 +69,8 @@ def run_supervised(point: Point, pace: Pace, settings: Mapping[str, Any], **mode
         "labels": [labels_of(sequence).tolist() for sequence in sequences],
     }
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SFTConfig(
-            **_arguments(point, pace, folder),
-            per_device_train_batch_size=len(rows),
-            max_length=None,
-            **settings,
-        )
+        whole = {"per_device_train_batch_size": len(rows), "max_length": None}
+        arguments = SFTConfig(**_arguments(point, pace, folder), **{**whole, **settings})
         trainer = SFTTrainer(
             args=arguments,
             train_dataset=Dataset.from_dict(columns),

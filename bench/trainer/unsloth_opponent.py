@@ -6,7 +6,7 @@ It runs in an environment of its own: see ``Variant.environment``.
 from __future__ import annotations
 
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unsloth import FastLanguageModel
 
@@ -22,9 +22,15 @@ if TYPE_CHECKING:
 _LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def train(point: Point, pace: Pace, *, precision: Precision | None = None) -> None:
-    """Train on the base context; padding-free batches are Unsloth's own choice."""
-    run_supervised(point, pace, {"gradient_checkpointing": False}, model=load_model(point, precision))
+def train(point: Point, pace: Pace, *, row_by_row: bool = False, precision: Precision | None = None) -> None:
+    """Train on the base context; whether a batch of all rows is padded is Unsloth's own choice.
+
+    ``row_by_row`` accumulates the gradient of one row after the other: no padding on a CPU, where Unsloth always pads.
+    """
+    settings: dict[str, Any] = {"gradient_checkpointing": False}
+    if row_by_row:
+        settings |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": len(point.rows())}
+    run_supervised(point, pace, settings, model=load_model(point, precision))
 
 
 def load_model(point: Point, precision: Precision | None = None) -> PreTrainedModel:

@@ -199,6 +199,15 @@ VARIANTS = {
             environment="unsloth",
         ),
         Variant(
+            "unsloth_rows",
+            "Unsloth, no checkpointing, row by row",
+            "supervised",
+            "unsloth_opponent:train",
+            {"row_by_row": True},
+            points=("bench", "default"),
+            environment="unsloth",
+        ),
+        Variant(
             "published_1",
             "published NLFT structure, micro-batch 1",
             "nlft_online",
