@@ -7,7 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
-PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input install --constraint constraints.txt
+PIP_INSTALL := -m pip --quiet --quiet --disable-pip-version-check --no-input install
+PIP := $(BIN)/python $(PIP_INSTALL) --constraint constraints.txt
 
 # The first interpreter that is new enough.
 ifndef PYTHON
@@ -19,6 +20,10 @@ TEST_PROCESSES ?= 2
 METHODS ?= nlft
 FAULT_RUNS ?= 20
 REPEATS ?= 5
+PEERS ?= torchtune unsloth
+# What of constraints.txt a peer can live with: Unsloth asks for older transformers, TRL and datasets.
+PINS_OF_torchtune := .
+PINS_OF_unsloth := ^(torch|unsloth)==
 BENCH_OPTIONS = --repeats $(REPEATS) $(if $(POINTS),--points $(POINTS)) $(if $(VARIANTS),--variants $(VARIANTS)) \
 	$(if $(RESULTS),--results $(RESULTS))
 FAULT_TESTS := tests/faults tests/worker
@@ -28,7 +33,7 @@ say = @printf '\033[1m==>\033[0m %s\n' '$(1)'
 # A check is one line when it passes and its whole output when it does not.
 check = @printf '%-18s' '$(1)'; if output=$$($(2) 2>&1); then echo ok; else echo FAILED; echo "$$output"; exit 1; fi
 
-.PHONY: help install format check test test-all test-faults demo up bench-adapters bench-api bench-trainer clean
+.PHONY: help install format check test test-all test-faults demo up bench-adapters bench-api bench-peers bench-trainer clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -80,6 +85,18 @@ $(BENCH_STAMP): $(STAMP)
 	@$(PIP) --editable '.[bench]'
 	@touch $(BENCH_STAMP)
 
+bench-peers: $(PEERS:%=$(VENV)/peers/%/.installed) ## peers that need an environment each, for bench-trainer; PEERS
+
+# torchvision comes with Unsloth and is for images: of another build than torch, it keeps transformers from being loaded.
+$(VENV)/peers/%/.installed: $(STAMP)
+	$(call say,making an environment for $*)
+	@$(PYTHON) -m venv --clear $(@D)
+	@grep -E '$(PINS_OF_$*)' constraints.txt > $(@D)/constraints.txt
+	@$(@D)/bin/python $(PIP_INSTALL) --constraint $(@D)/constraints.txt torch
+	@$(@D)/bin/python $(PIP_INSTALL) --constraint $(@D)/constraints.txt --editable '.[worker,$*]'
+	@$(@D)/bin/python -m pip --quiet --quiet uninstall --yes torchvision
+	@touch $@
+
 bench-trainer: $(BENCH_STAMP) ## the trainer against its peers and the machine's limit; REPEATS, POINTS, VARIANTS
 	@OMP_NUM_THREADS=1 $(BIN)/python -m bench.trainer.run $(BENCH_OPTIONS)
 
@@ -96,5 +113,5 @@ bench-api: install ## requests and uploads a second of the API on one core; see 
 	@exec $(BIN)/python -m bench.api.run
 
 clean: ## remove caches, build output and the state of demo and tests; keeps .venv
-	@rm -rf .state build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .state build dist unsloth_compiled_cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from bench.trainer.environments import python_of
 from bench.trainer.pace import GO
 from bench.trainer.points import ROOT
 from bench.trainer.variants import VARIANTS
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
+NOT_RUN = "not run: "
 _LAST_LINES = 12
 
 
@@ -29,7 +30,7 @@ class Measurement:
         variant: Its name.
         seconds: Of every measured step, in the order of the rounds.
         peak_bytes: Most memory held above the loaded model.
-        error: Why it could not be measured.
+        error: Why it could not be measured; begins with ``NOT_RUN`` where its packages are not here or refuse.
     """
 
     variant: str
@@ -39,7 +40,7 @@ class Measurement:
 
 
 class ContestantFailed(Exception):  # noqa: N818 - the field's word
-    """A contestant's process ended early; the message is the end of what it printed."""
+    """A contestant's process ended early: the end of what it printed, or why it did not begin."""
 
 
 class Contestant:
@@ -48,7 +49,7 @@ class Contestant:
     def __init__(self, point: str, variant: str, steps: int, log: IO[str]) -> None:
         self._log = log
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.trainer.child", point, variant, str(steps)],
+            [python_of(VARIANTS[variant].environment), "-m", "bench.trainer.child", point, variant, str(steps)],
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -70,7 +71,7 @@ class Contestant:
         """Return the process's next answer.
 
         Raises:
-            ContestantFailed: There is none.
+            ContestantFailed: There is none, or it is that it cannot run.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -79,6 +80,8 @@ class Contestant:
             self._log.seek(0)
             raise ContestantFailed("".join(self._log.readlines()[-_LAST_LINES:]).strip())
         found: dict[str, Any] = json.loads(line)
+        if "not_run" in found:
+            raise ContestantFailed(f"{NOT_RUN}{found['not_run']}")
         return found
 
     def step(self) -> dict[str, Any]:
@@ -128,7 +131,7 @@ def compete(
 
 def _fate(measurement: Measurement) -> str:
     if measurement.error:
-        return "failed"
+        return "cannot be run here" if measurement.error.startswith(NOT_RUN) else "failed"
     return "is done" if measurement.seconds else "is ready"
 
 

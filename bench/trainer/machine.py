@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bench.machine import commit, machine_class
+from bench.trainer import environments
 from worker.training.model.base_model import find_dtype
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
@@ -24,7 +25,8 @@ def describe() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "default_dtype": str(find_dtype("auto", torch.device("cpu"))).removeprefix("torch."),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None}
+        | environments.versions(),
     }
 
 

@@ -32,7 +32,7 @@ class Pace:
         device: ``cpu`` measures CPU time and resident memory of this process, ``cuda`` wall time up to a
             synchronisation and the allocator's peak.
         orders: Where the driver's words come from.
-        answers: Where the figures go.
+        answers: Where the figures go; see ``claim_output``.
     """
 
     def __init__(self, steps: int, device: str, orders: TextIO, answers: TextIO) -> None:
@@ -43,18 +43,11 @@ class Pace:
         self._started = 0.0
         self._floor = 0
 
-    @classmethod
-    def of_process(cls, steps: int, device: str) -> Pace:
-        """Return the pace over this process's standard streams; from now on prints go to standard error."""
-        answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        return cls(steps, device, sys.stdin, answers)
-
     def begin(self) -> None:
         """Wait for the driver's word and start the clock; the first call marks the end of loading."""
         if not self._taken:
             self._floor = reset_peak(self._device)
-            self._tell({"ready": True, "loaded_bytes": self._floor})
+            tell(self._answers, {"ready": True, "loaded_bytes": self._floor})
         if self._orders.readline().strip() != GO:
             sys.exit(0)
         self._started = now(self._device)
@@ -66,7 +59,7 @@ class Pace:
         """
         seconds = now(self._device) - self._started if seconds is None else seconds
         self._taken += 1
-        self._tell({"seconds": seconds, "peak_bytes": max(0, peak(self._device) - self._floor)})
+        tell(self._answers, {"seconds": seconds, "peak_bytes": max(0, peak(self._device) - self._floor)})
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -75,9 +68,18 @@ class Pace:
         yield
         self.end()
 
-    def _tell(self, figures: dict[str, Any]) -> None:
-        self._answers.write(json.dumps(figures) + "\n")
-        self._answers.flush()
+
+def claim_output() -> TextIO:
+    """Return this process's standard output, for answers alone; from now on prints go to standard error."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return answers
+
+
+def tell(answers: TextIO, figures: dict[str, Any]) -> None:
+    """Send the driver a line of ``figures``."""
+    answers.write(json.dumps(figures) + "\n")
+    answers.flush()
 
 
 def now(device: str) -> float:

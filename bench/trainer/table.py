@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from bench.trainer.contest import NOT_RUN
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
@@ -15,9 +17,9 @@ _HEADS = ("variant", "s/step", "range", "us/token", "x ours", "by FLOPs", "GFLOP
 
 
 def render_lines(lines: Sequence[Line]) -> str:
-    """Return the table of one point; a contestant that failed has its reason at the end."""
+    """Return the table of one point; a contestant that failed or was not run has its reason at the end."""
     rows = [_HEADS, *(_cells(line) for line in lines if not line.error)]
-    failures = [f"{line.title}: could not be measured: {line.error.splitlines()[-1]}" for line in lines if line.error]
+    failures = [f"{line.title}: {_reason(line.error)}" for line in lines if line.error]
     return "\n".join([_align(rows), *failures])
 
 
@@ -28,6 +30,11 @@ def render_verdicts(verdicts: Iterable[Verdict]) -> str:
         sign = ">=" if verdict.bar.sense == "at least" else "<="
         rows.append((verdict.bar.text, f"{sign} {verdict.bar.limit:g}", _number(verdict.value, 3), verdict.state))
     return _align(rows, texts=(0, 3))
+
+
+def _reason(error: str) -> str:
+    last = error.splitlines()[-1]
+    return last if last.startswith(NOT_RUN) else f"could not be measured: {last}"
 
 
 def _cells(line: Line) -> tuple[str, ...]:

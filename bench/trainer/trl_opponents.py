@@ -54,6 +54,14 @@ def train_supervised(
     point: Point, pace: Pace, *, settings: Mapping[str, Any], precision: Precision | None = None
 ) -> None:
     """Train on the base context with `SFTTrainer`, its defaults but for ``settings``."""
+    run_supervised(point, pace, settings, model=point.load(precision), peft_config=lora_config())
+
+
+def run_supervised(point: Point, pace: Pace, settings: Mapping[str, Any], **model: Any) -> None:
+    """Train ``model``, the arguments of `SFTTrainer` that tell what is trained, on the base context.
+
+    All rows are one batch unless ``settings`` say otherwise.
+    """
     rows = point.rows()
     sequences = [row.sequences["base"] for row in rows]
     columns = {
@@ -61,19 +69,14 @@ def train_supervised(
         "labels": [labels_of(sequence).tolist() for sequence in sequences],
     }
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SFTConfig(
-            **_arguments(point, pace, folder),
-            per_device_train_batch_size=len(rows),
-            max_length=None,
-            **settings,
-        )
+        whole = {"per_device_train_batch_size": len(rows), "max_length": None}
+        arguments = SFTConfig(**_arguments(point, pace, folder), **{**whole, **settings})
         trainer = SFTTrainer(
-            model=point.load(precision),
             args=arguments,
             train_dataset=Dataset.from_dict(columns),
-            processing_class=_tokenizer(point.model_config().vocab_size),
-            peft_config=lora_config(),
+            processing_class=number_tokenizer(point.model_config().vocab_size),
             callbacks=[_Paced(pace)],
+            **model,
         )
         trainer.train()
 
@@ -102,7 +105,7 @@ def train_two_prompts(
             model=point.load(precision),
             args=arguments,
             train_dataset=Dataset.from_list([_texts(row) for row in rows]),
-            processing_class=_tokenizer(point.model_config().vocab_size),
+            processing_class=number_tokenizer(point.model_config().vocab_size),
             peft_config=lora_config(),
             callbacks=[_Paced(pace)],
         )
@@ -122,7 +125,7 @@ def _response(sequence: TokenSequence) -> list[int]:
     return [int(token) for token in sequence.input_ids[sequence.scored]]
 
 
-def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+def number_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     """Return a tokenizer whose words are the token numbers themselves: rows reach the model as they are."""
     words = {str(number): number for number in range(vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="0"))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Task = Literal["products", "supervised", "nlft_cached", "nlft_online", "scoring", "two_prompts"]
-# Beside the product the second point has TRL at its better settings alone, to keep a run short.
+# Beside the product the second point has the peers at their better settings alone, to keep a run short.
 _NOT_DEFAULT = ("bench", "gpu-0.5b", "gpu-8b")
 _BFLOAT16 = {"precision": "bfloat16"}
 _UPPER = {"adapted_share": 0.25}
@@ -29,6 +29,8 @@ class Variant:
         points: Names of the points where it runs.
         peak: Name of the variant that measures the limit for its precision.
         once: Takes one step in all, since it is too slow to be repeated; good for its memory and for a rough time.
+        environment: Name of the Python environment that it has to itself, for its packages do not agree with the
+            product's; see ``environments``.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Variant:
     points: tuple[str, ...] = ("bench", "default", "gpu-0.5b", "gpu-8b")
     peak: str = "products"
     once: bool = False
+    environment: str = ""
 
     @property
     def is_ours(self) -> bool:
@@ -161,6 +164,48 @@ VARIANTS = {
             "trl_opponents:train_two_prompts",
             _sft(**_PLAIN_STEPS, distillation_mode="sampled_token", distillation_alpha=1.0),
             points=_NOT_DEFAULT,
+        ),
+        Variant(
+            "torchtune_padded",
+            "torchtune, padded batch",
+            "supervised",
+            "torchtune_opponent:train",
+            {"packed": False},
+            points=_NOT_DEFAULT,
+            environment="torchtune",
+        ),
+        Variant(
+            "torchtune_packed",
+            "torchtune, packed",
+            "supervised",
+            "torchtune_opponent:train",
+            {"packed": True},
+            environment="torchtune",
+        ),
+        Variant(
+            "torchtune_compiled",
+            "torchtune, packed, layers and loss compiled",
+            "supervised",
+            "torchtune_opponent:train",
+            {"packed": True, "compiled": True},
+            points=_NOT_DEFAULT,
+            environment="torchtune",
+        ),
+        Variant(
+            "unsloth",
+            "Unsloth, no checkpointing",
+            "supervised",
+            "unsloth_opponent:train",
+            environment="unsloth",
+        ),
+        Variant(
+            "unsloth_rows",
+            "Unsloth, no checkpointing, row by row",
+            "supervised",
+            "unsloth_opponent:train",
+            {"row_by_row": True},
+            points=("bench", "default"),
+            environment="unsloth",
         ),
         Variant(
             "published_1",

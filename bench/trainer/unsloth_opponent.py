@@ -1,0 +1,56 @@
+"""Unsloth at its own pace: its model and its layers under TRL's `SFTTrainer`, which it changes when it is imported.
+
+It runs in an environment of its own: see ``Variant.environment``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from unsloth import FastLanguageModel
+
+from bench.trainer.points import ADAPTER
+from bench.trainer.trl_opponents import number_tokenizer, run_supervised
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from bench.trainer.pace import Pace
+    from bench.trainer.points import Point, Precision
+
+_LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def train(point: Point, pace: Pace, *, row_by_row: bool = False, precision: Precision | None = None) -> None:
+    """Train on the base context; whether a batch of all rows is padded is Unsloth's own choice.
+
+    ``row_by_row`` accumulates the gradient of one row after the other: no padding on a CPU, where Unsloth always pads.
+    """
+    settings: dict[str, Any] = {"gradient_checkpointing": False}
+    if row_by_row:
+        settings |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": len(point.rows())}
+    run_supervised(point, pace, settings, model=load_model(point, precision))
+
+
+def load_model(point: Point, precision: Precision | None = None) -> PreTrainedModel:
+    """Return the point's model as Unsloth loads it from a folder, with a new adapter."""
+    config = point.model_config()
+    with tempfile.TemporaryDirectory() as folder:
+        point.load(precision).save_pretrained(folder)
+        number_tokenizer(config.vocab_size).save_pretrained(folder)
+        model, _ = FastLanguageModel.from_pretrained(
+            folder,
+            max_seq_length=config.max_position_embeddings,
+            dtype=point.precision(precision),
+            load_in_4bit=False,
+            use_gradient_checkpointing=False,
+        )
+    adapted: PreTrainedModel = FastLanguageModel.get_peft_model(
+        model,
+        r=ADAPTER.r,
+        lora_alpha=int(ADAPTER.alpha),
+        target_modules=_LINEAR_LAYERS,
+        use_gradient_checkpointing=False,
+    )
+    return adapted
