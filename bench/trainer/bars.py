@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bench.trainer.record import Contest
 
-TRL = ("trl", "trl_padded", "trl_packed")
+TRL = ("trl", "trl_padded", "trl_packed", "trl_rows")
 GPU_COMMAND = "make bench-trainer POINTS=gpu-8b VARIANTS=products,supervised"
 
 

@@ -51,16 +51,24 @@ def _arguments(point: Point, pace: Pace, folder: str) -> dict[str, Any]:
 
 
 def train_supervised(
-    point: Point, pace: Pace, *, settings: Mapping[str, Any], precision: Precision | None = None
+    point: Point,
+    pace: Pace,
+    *,
+    settings: Mapping[str, Any],
+    row_by_row: bool = False,
+    precision: Precision | None = None,
 ) -> None:
     """Train on the base context with `SFTTrainer`, its defaults but for ``settings``."""
-    run_supervised(point, pace, settings, model=point.load(precision), peft_config=lora_config())
+    model = point.load(precision)
+    run_supervised(point, pace, settings, row_by_row=row_by_row, model=model, peft_config=lora_config())
 
 
-def run_supervised(point: Point, pace: Pace, settings: Mapping[str, Any], **model: Any) -> None:
+def run_supervised(
+    point: Point, pace: Pace, settings: Mapping[str, Any], *, row_by_row: bool = False, **model: Any
+) -> None:
     """Train ``model``, the arguments of `SFTTrainer` that tell what is trained, on the base context.
 
-    All rows are one batch unless ``settings`` say otherwise.
+    All rows are one batch, or with ``row_by_row`` a batch each whose gradients are added up: then nothing is padded.
     """
     rows = point.rows()
     sequences = [row.sequences["base"] for row in rows]
@@ -69,8 +77,13 @@ def run_supervised(point: Point, pace: Pace, settings: Mapping[str, Any], **mode
         "labels": [labels_of(sequence).tolist() for sequence in sequences],
     }
     with tempfile.TemporaryDirectory() as folder:
-        whole = {"per_device_train_batch_size": len(rows), "max_length": None}
-        arguments = SFTConfig(**_arguments(point, pace, folder), **{**whole, **settings})
+        arguments = SFTConfig(
+            **_arguments(point, pace, folder),
+            per_device_train_batch_size=1 if row_by_row else len(rows),
+            gradient_accumulation_steps=len(rows) if row_by_row else 1,
+            max_length=None,
+            **settings,
+        )
         trainer = SFTTrainer(
             args=arguments,
             train_dataset=Dataset.from_dict(columns),

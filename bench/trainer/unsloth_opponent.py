@@ -6,7 +6,7 @@ It runs in an environment of its own: see ``Variant.environment``.
 from __future__ import annotations
 
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unsloth import FastLanguageModel
 
@@ -25,12 +25,10 @@ _LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 def train(point: Point, pace: Pace, *, row_by_row: bool = False, precision: Precision | None = None) -> None:
     """Train on the base context; whether a batch of all rows is padded is Unsloth's own choice.
 
-    ``row_by_row`` accumulates the gradient of one row after the other: no padding on a CPU, where Unsloth always pads.
+    On a CPU it always pads, unless it goes ``row_by_row``.
     """
-    settings: dict[str, Any] = {"gradient_checkpointing": False}
-    if row_by_row:
-        settings |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": len(point.rows())}
-    run_supervised(point, pace, settings, model=load_model(point, precision))
+    settings = {"gradient_checkpointing": False}
+    run_supervised(point, pace, settings, row_by_row=row_by_row, model=load_model(point, precision))
 
 
 def load_model(point: Point, precision: Precision | None = None) -> PreTrainedModel:

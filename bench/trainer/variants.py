@@ -158,6 +158,13 @@ VARIANTS = {
             _sft(**_PLAIN_STEPS, padding_free=True),
         ),
         Variant(
+            "trl_rows",
+            "TRL SFTTrainer, no checkpointing, row by row",
+            "supervised",
+            "trl_opponents:train_supervised",
+            {**_sft(**_PLAIN_STEPS), "row_by_row": True},
+        ),
+        Variant(
             "trl_sdft",
             "TRL SDFTTrainer (2 prompts), no checkpointing",
             "two_prompts",
