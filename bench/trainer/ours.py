@@ -55,6 +55,7 @@ def set_up(
     lends_prefixes: bool = True,
     adapted_share: float = 1.0,
     keeps_hidden_states: bool = False,
+    row_by_row: bool = False,
 ) -> Trainer:
     """Return the method called ``name`` with ``settings``, ready to train the rows of ``point``.
 
@@ -67,11 +68,12 @@ def set_up(
         lends_prefixes: What scored sequences begin with is taken from the training pass.
         adapted_share: Of the decoder layers, from the top, that have an adapter.
         keeps_hidden_states: What leaves the layers below is kept from step to step.
+        row_by_row: Every row is a micro-batch.
     """
     model = point.load(precision)
     adapted = attach_adapter(model, _adapter(model, adapted_share), base_model_name=point.name, seed=0)
     runtime = RuntimeSettings(device=point.device, threads=1)
-    micro_batch_tokens = choose_micro_batch_tokens(runtime, adapted.device)
+    micro_batch_tokens = 1 if row_by_row else choose_micro_batch_tokens(runtime, adapted.device)
     method = METHODS[name]
     hyperparameters = method.hyperparameters_type.model_validate(dict(settings or {}))
     scorer = Scorer(

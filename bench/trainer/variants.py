@@ -91,6 +91,14 @@ VARIANTS = {
         ),
         Variant("supervised", "ours, supervised", "supervised", "ours:train", {"method": "supervised"}),
         Variant(
+            "supervised_rows",
+            "ours, supervised, row by row",
+            "supervised",
+            "ours:train",
+            {"method": "supervised", "row_by_row": True},
+            points=("bench",),
+        ),
+        Variant(
             "supervised_upper",
             "ours, supervised, the top quarter of the layers adapted",
             "supervised",

@@ -86,26 +86,32 @@ def test_bars_of_a_made_run() -> None:
         nlft_lent=[1.8],
         trl=[3.0],
         trl_packed=[2.5],
+        trl_rows=[2.0],
         published_1=[9.0],
     )
     found = verdicts(measured)
     assert found["NLFT frozen / supervised, bench"].state == "pass"
     assert found["NLFT online / supervised, bench"].state == "MISSED by 2.6%"
-    assert found["TRL at its best / supervised, bench"].value == pytest.approx(2.5)
+    assert found["TRL at its best, all rows in a batch / supervised, bench"].value == pytest.approx(2.5)
+    assert found["TRL row by row / supervised, bench"].state == "MISSED by 13.0%"
     assert found["published structure, micro-batch 1 / online as the product runs it, bench"].value == pytest.approx(
         5.0
     )
     assert found["the same, GPU, 8 B configuration"].state == f"open: {bars.GPU_COMMAND}"
 
 
-def test_memory_bar_takes_the_fastest_settings_of_the_peer() -> None:
+def test_memory_bars_compare_like_with_like_and_take_the_fastest_settings_of_the_peer() -> None:
     found = {
         "supervised": Measurement("supervised", [1.0], peak_bytes=MIB),
+        "supervised_rows": Measurement("supervised_rows", [1.0], peak_bytes=MIB // 2),
+        "trl_rows": Measurement("trl_rows", [1.5], peak_bytes=3 * MIB),
         "trl": Measurement("trl", [3.0], peak_bytes=9 * MIB),
         "trl_padded": Measurement("trl_padded", [2.0], peak_bytes=4 * MIB),
     }
     measured = Figures({"bench": Contest(POINTS["tiny"], found)}, {})
-    assert verdicts(measured)["memory, TRL at its best / supervised, bench"].value == 4
+    found_bars = verdicts(measured)
+    assert found_bars["memory, TRL at its best, all rows in a batch / supervised, bench"].value == 4
+    assert found_bars["memory, TRL row by row / supervised row by row, bench"].value == 6
 
 
 def test_other_figures_are_medians() -> None:
