@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -57,12 +57,16 @@ class Line:
         return standard_error(list(self.accuracies.values()))
 
 
-def lines_of(table: Table, records: Sequence[Record]) -> list[Line]:
-    """Return a line for each arm of ``table`` that has records on the base model of the table."""
+def parts_of(table: Table, records: Sequence[Record]) -> list[list[Line]]:
+    """Return the lines of ``table``, apart for each base model, the latest first: only runs on one base are paired."""
     own = [record for record in records if record.arm in table.arms and record.seed in table.seeds]
-    base = _base_of(own)
+    bases = dict.fromkeys(record.base for record in reversed(own))
+    return [_lines([record for record in own if record.base == base], table) for base in bases]
+
+
+def _lines(records: Sequence[Record], table: Table) -> list[Line]:
     by_arm: dict[str, dict[int, Record]] = {}
-    for record in (one for one in own if one.base == base):
+    for record in records:
         by_arm.setdefault(record.arm, {})[record.seed] = record
     return [_line(name, by_arm, table.against) for name in table.arms if name in by_arm]
 
@@ -70,15 +74,6 @@ def lines_of(table: Table, records: Sequence[Record]) -> list[Line]:
 def current(records: Sequence[Record], arms: Mapping[str, Arm] = ARMS) -> list[Record]:
     """Return the records whose arm still has the settings they were made with."""
     return [record for record in records if record.arm in arms and record.settings == arms[record.arm].settings()]
-
-
-def _base_of(records: Sequence[Record]) -> str:
-    """Return the base model that most of ``records`` were made on, of several the latest.
-
-    The same warm-up ends with other weights on another kind of processor, and only runs on one base model are paired.
-    """
-    runs = Counter(record.base for record in reversed(records))
-    return max(runs, key=lambda base: runs[base], default="")
 
 
 def _line(name: str, by_arm: Mapping[str, Mapping[int, Record]], against: str) -> Line:
@@ -105,11 +100,13 @@ def _compared(own: Mapping[int, Record], other: Mapping[int, Record], *, is_base
     return compare(answers, [other[seed].answers for seed in seeds])
 
 
-def to_markdown(table: Table, lines: Sequence[Line]) -> str:
+def to_markdown(table: Table, parts: Sequence[Sequence[Line]]) -> str:
     """Return ``table`` for reading: accuracies and differences in percentage points."""
+    return "\n".join([f"### {table.title}\n", *(_part_to_markdown(table, lines) for lines in parts)])
+
+
+def _part_to_markdown(table: Table, lines: Sequence[Line]) -> str:
     text = [
-        f"### {table.title}",
-        "",
         f"| arm | rows | seeds | accuracy % | minus `{table.against}` [95 %] | p | p, these adapters | train CPU s |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -121,8 +118,7 @@ def to_markdown(table: Table, lines: Sequence[Line]) -> str:
             f"| {_difference(line.comparison)} | {line.seconds:.0f} |"
         )
     codes = sorted({code for line in lines for code in line.codes if line.arm not in UNTRAINED})
-    bases = sorted({line.base for line in lines})
-    text += ["", f"Base model {', '.join(bases)}, training library {', '.join(codes)}."]
+    text += ["", f"Base model {lines[0].base}, training library {', '.join(codes)}."]
     gains = [line.guidance for line in lines if not math.isnan(line.guidance)]
     if gains:
         text.append(f"Guidance check: {fmean(gains):+.3f} nats per token of the reference once it is shown.")
@@ -143,18 +139,20 @@ def _probability(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def write_csv(file: Path, lines: Sequence[Line]) -> None:
-    """Write one line an arm: accuracies as shares, and the comparison's figures."""
+def write_csv(file: Path, lines: Iterable[Line]) -> None:
+    """Write one line an arm and base model: accuracies as shares, and the comparison's figures."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         figures = list(Comparison.__dataclass_fields__)
-        writer.writerow(["arm", "rows", "seeds", "mean", "standard_error", "accuracies", "train_cpu_seconds", *figures])
+        measures = ["seeds", "mean", "standard_error", "accuracies", "train_cpu_seconds"]
+        writer.writerow(["base", "arm", "rows", *measures, *figures])
         for line in lines:
             compared = {} if line.comparison is None else asdict(line.comparison)
             each = " ".join(f"{seed}:{value:.4f}" for seed, value in line.accuracies.items())
             measured = [len(line.accuracies), f"{line.mean:.4f}", f"{line.error:.4f}", each, f"{line.seconds:.0f}"]
-            writer.writerow([line.arm, line.rows, *measured, *(_figure(compared.get(name, "")) for name in figures)])
+            differences = (_figure(compared.get(name, "")) for name in figures)
+            writer.writerow([line.base, line.arm, line.rows, *measured, *differences])
 
 
 def _figure(value: float | str) -> float | str:
@@ -162,16 +160,21 @@ def _figure(value: float | str) -> float | str:
     return round(value, 4) + 0.0 if isinstance(value, float) else value
 
 
+def _trained(lines: Sequence[Line]) -> list[Line]:
+    return [line for line in lines if line.arm not in UNTRAINED]
+
+
 def publish(tables: Iterable[Table], records: Sequence[Record], folder: Path | None) -> str:
     """Return those of ``tables`` that have results as markdown; written to ``folder``, too, with a CSV each."""
     texts = []
     for table in tables:
-        lines = lines_of(table, records)
-        if all(line.arm in UNTRAINED for line in lines):
+        parts = [lines for lines in parts_of(table, records) if _trained(lines)]
+        parts = [lines for lines in parts if len(_trained(lines)) > 1] or parts  # one arm alone compares nothing
+        if not parts:
             continue
-        texts.append(to_markdown(table, lines))
+        texts.append(to_markdown(table, parts))
         if folder is not None:
-            write_csv(folder / f"{table.name}.csv", lines)
+            write_csv(folder / f"{table.name}.csv", chain.from_iterable(parts))
     told = "\n".join(texts)
     if folder is not None:
         (folder / MARKDOWN_FILE).write_text(told, encoding="utf-8")

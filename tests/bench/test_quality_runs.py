@@ -127,7 +127,8 @@ def test_a_table_pairs_arms_on_the_seeds_they_share_and_the_base_with_all(store:
         ("supervised_rollouts", 1, "1000"),
     ):
         store.add(record(ARMS[arm], seed, answers), [], {})
-    lines = {line.arm: line for line in tables.lines_of(TABLES["main"], tables.current(store.records()))}
+    (part,) = tables.parts_of(TABLES["main"], tables.current(store.records()))
+    lines = {line.arm: line for line in part}
     assert list(lines) == [BASE, "supervised_rollouts", "nlft"]
     base, supervised = lines[BASE].comparison, lines["supervised_rollouts"].comparison
     assert base is not None
@@ -135,9 +136,7 @@ def test_a_table_pairs_arms_on_the_seeds_they_share_and_the_base_with_all(store:
     assert (base.difference, base.seeds) == (-0.75, 2)
     assert (supervised.difference, supervised.seeds) == (-0.25, 1)
     assert lines["nlft"].comparison is None
-    assert "| `nlft` | 50 | 2 | **75.0** ± 25.0 (100.0 50.0) |" in tables.to_markdown(
-        TABLES["main"], list(lines.values())
-    )
+    assert "| `nlft` | 50 | 2 | **75.0** ± 25.0 (100.0 50.0) |" in tables.to_markdown(TABLES["main"], [part])
 
 
 def test_tables_leave_out_old_settings(store: Store) -> None:
@@ -146,18 +145,27 @@ def test_tables_leave_out_old_settings(store: Store) -> None:
     assert [kept.arm for kept in tables.current(store.records())] == ["nlft_online"]
 
 
-@pytest.mark.parametrize(("on_another", "is_another"), [((0,), False), ((0, 1), True), ((0, 1, 2), True)])
-def test_a_table_is_of_one_base_model_the_one_with_most_runs(
-    store: Store, on_another: tuple[int, ...], is_another: bool
-) -> None:
+def test_runs_on_another_base_model_stand_apart_the_latest_first(store: Store, tmp_path: Path) -> None:
     other = BASE_MODEL.model_copy(update={"digest": "1" * 64})
-    for seed in (0, 1):
-        store.add(record(ARMS["nlft"], seed), [], {})
-    for seed in on_another:
-        store.add(record(ARMS["nlft"], seed, base=other), [], {})
-    (line,) = tables.lines_of(TABLES["main"], tables.current(store.records()))
-    assert line.base == (other if is_another else BASE_MODEL).digest[:12]
-    assert list(line.accuracies) == list(on_another if is_another else (0, 1))
+    for arm, seed, base in (
+        ("nlft", 0, other),
+        ("nlft", 0, BASE_MODEL),
+        ("nlft_online", 1, other),
+        (BASE, 0, BASE_MODEL),
+    ):
+        store.add(record(ARMS[arm], seed, base=base), [], {})
+    records = tables.current(store.records())
+    first, second = tables.parts_of(replace(TABLES["ablations"], arms=(BASE, "nlft", "nlft_online")), records)
+    assert [(line.base, line.arm) for line in first] == [(BASE_MODEL.digest[:12], arm) for arm in (BASE, "nlft")]
+    assert [(line.base, line.arm) for line in second] == [("1" * 12, arm) for arm in ("nlft", "nlft_online")]
+    assert second[1].comparison is None
+    told = tables.publish([TABLES["ablations"]], records, tmp_path)
+    assert told.count("Base model ") == 1  # of the other only one arm was trained
+    with (tmp_path / "ablations.csv").open(newline="", encoding="utf-8") as stream:
+        assert [(row["base"], row["arm"]) for row in csv.DictReader(stream)] == [
+            ("1" * 12, "nlft"),
+            ("1" * 12, "nlft_online"),
+        ]
 
 
 @pytest.mark.parametrize("name", ["nlft", "supervised_right"])
@@ -188,7 +196,7 @@ def test_settings_are_chosen_on_other_problems_than_they_are_tested_on() -> None
 
 def test_tables_do_not_mix_what_was_chosen_by_with_what_was_tested() -> None:
     records = [record(ARMS[name], seed) for name in ("nlft", "nlft_refused_2") for seed in (0, 1, 5)]
-    seeds = {name: tables.lines_of(TABLES[name], records)[0].accuracies.keys() for name in ("ablations", "choice")}
+    seeds = {name: tables.parts_of(TABLES[name], records)[0][0].accuracies.keys() for name in ("ablations", "choice")}
     assert seeds == {"ablations": {0, 1}, "choice": {5}}
 
 
@@ -196,6 +204,6 @@ def test_tables_do_not_mix_what_was_chosen_by_with_what_was_tested() -> None:
 def test_committed_results_are_of_the_arms_as_they_are(file: Path) -> None:
     kept = tables.current(Store(RESULTS, RESULTS).records())
     with file.open(newline="", encoding="utf-8") as stream:
-        assert [line.arm for line in tables.lines_of(TABLES[file.stem], kept)] == [
-            row["arm"] for row in csv.DictReader(stream)
-        ]
+        shown = [(row["base"], row["arm"]) for row in csv.DictReader(stream)]
+    known = [(line.base, line.arm) for part in tables.parts_of(TABLES[file.stem], kept) for line in part]
+    assert [one for one in known if one in shown] == shown
