@@ -125,6 +125,30 @@ def _part_to_markdown(table: Table, lines: Sequence[Line]) -> str:
     return "\n".join(text) + "\n"
 
 
+def pool(table: Table, records: Sequence[Record]) -> dict[str, Comparison]:
+    """Return the comparisons of arms that were run on several base models, all their runs together.
+
+    A base model and a data seed are taken as one seed: both differ from pair to pair.
+    """
+    answers = {(one.arm, one.base, one.seed): one.answers for one in records if one.seed in table.seeds}
+    found = {}
+    for arm in (name for name in table.arms if name not in UNTRAINED and name != table.against):
+        pairs = [(base, seed) for name, base, seed in answers if name == arm and (table.against, base, seed) in answers]
+        if len({base for base, _ in pairs}) > 1:
+            own = [answers[arm, base, seed] for base, seed in pairs]
+            found[arm] = compare(own, [answers[table.against, base, seed] for base, seed in pairs])
+    return found
+
+
+def _pool_to_markdown(table: Table, pooled: Mapping[str, Comparison]) -> str:
+    text = [
+        f"| over all base models | seeds | minus `{table.against}` [95 %] | p | p, these adapters |",
+        "|---|---|---|---|---|",
+        *(f"| `{arm}` | {found.seeds} | {_difference(found)} |" for arm, found in pooled.items()),
+    ]
+    return "\n".join(text) + "\n"
+
+
 def _difference(comparison: Comparison | None) -> str:
     if comparison is None:
         return "| |"
@@ -173,6 +197,8 @@ def publish(tables: Iterable[Table], records: Sequence[Record], folder: Path | N
         if not parts:
             continue
         texts.append(to_markdown(table, parts))
+        if pooled := pool(table, records):
+            texts.append(_pool_to_markdown(table, pooled))
         if folder is not None:
             write_csv(folder / f"{table.name}.csv", chain.from_iterable(parts))
     told = "\n".join(texts)

@@ -139,6 +139,21 @@ def test_a_table_pairs_arms_on_the_seeds_they_share_and_the_base_with_all(store:
     assert "| `nlft` | 50 | 2 | **75.0** ± 25.0 (100.0 50.0) |" in tables.to_markdown(TABLES["main"], [part])
 
 
+def test_runs_on_several_base_models_are_pooled_in_pairs(store: Store) -> None:
+    other = BASE_MODEL.model_copy(update={"digest": "1" * 64})
+    for arm, seed, base, answers in (
+        ("nlft", 0, BASE_MODEL, "1100"),
+        ("nlft", 0, other, "1111"),
+        ("supervised_right", 0, BASE_MODEL, "1000"),
+        ("supervised_right", 0, other, "1110"),
+        ("supervised_right", 1, other, "0000"),
+        ("nlft_right", 0, other, "0000"),
+    ):
+        store.add(record(ARMS[arm], seed, answers, base=base), [], {})
+    pooled = tables.pool(TABLES["main"], store.records())
+    assert {arm: (found.difference, found.seeds) for arm, found in pooled.items()} == {"supervised_right": (-0.25, 2)}
+
+
 def test_tables_leave_out_old_settings(store: Store) -> None:
     store.add(record(Arm("nlft", "nlft", hyperparameters={"nll_weight": 3.0}), 0), [], {})
     store.add(record(ARMS["nlft_online"], 0), [], {})
