@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -76,9 +77,10 @@ class Contestant:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._process.wait()
+            code = self._process.wait()
             self._log.seek(0)
-            raise ContestantFailed("".join(self._log.readlines()[-_LAST_LINES:]).strip())
+            ended = f"ended by {signal.Signals(-code).name} (SIGKILL: memory ran out); " if code < 0 else ""
+            raise ContestantFailed(ended + "".join(self._log.readlines()[-_LAST_LINES:]).strip())
         found: dict[str, Any] = json.loads(line)
         if "not_run" in found:
             raise ContestantFailed(f"{NOT_RUN}{found['not_run']}")

@@ -1,12 +1,14 @@
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from bench.trainer import bars, run
 from bench.trainer.bars import Bar, Figures, Verdict, judge
-from bench.trainer.contest import Measurement
+from bench.trainer.contest import Contestant, ContestantFailed, Measurement
 from bench.trainer.points import POINTS
 from bench.trainer.record import Contest, read_lines, write_lines
 from bench.trainer.store import save_bars, save_contest, save_figures
@@ -147,3 +149,11 @@ def test_a_small_contest_is_run_recorded_and_judged(tmp_path: Path, capsys: pyte
     told = capsys.readouterr().out
     assert "ours, supervised" in told
     assert told.index("published_all is done") < told.index("supervised is ready")
+
+
+def test_a_contestant_that_is_killed_says_so(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w+") as log, Contestant("tiny", "supervised", 1, log) as contestant:
+        contestant.hear()
+        os.kill(contestant._process.pid, signal.SIGKILL)
+        with pytest.raises(ContestantFailed, match="^ended by SIGKILL"):
+            contestant.step()
