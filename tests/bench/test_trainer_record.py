@@ -155,5 +155,5 @@ def test_a_contestant_that_is_killed_says_so(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w+") as log, Contestant("tiny", "supervised", 1, log) as contestant:
         contestant.hear()
         os.kill(contestant._process.pid, signal.SIGKILL)
-        with pytest.raises(ContestantFailed, match="^ended by SIGKILL"):
+        with pytest.raises(ContestantFailed, match=r"^ended by SIGKILL"):
             contestant.step()
