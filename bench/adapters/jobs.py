@@ -13,7 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from worker.training.engine.optimizer import AdapterOptimizer
-from worker.training.engine.scoring import PreparedExample, Scorer
+from worker.training.engine.prepared import PreparedExample
+from worker.training.engine.scoring import Scorer
 from worker.training.engine.step import Stepper
 from worker.training.methods.supervised import Supervised
 from worker.training.model.adapter import attach_adapter

@@ -9,7 +9,8 @@ from bench.trainer.points import ADAPTER
 from worker.training.engine.hidden_cache import HiddenStateCache
 from worker.training.engine.memory import choose_micro_batch_tokens
 from worker.training.engine.optimizer import AdapterOptimizer
-from worker.training.engine.scoring import PreparedExample, Scorer
+from worker.training.engine.prepared import PreparedExample
+from worker.training.engine.scoring import Scorer
 from worker.training.engine.step import Stepper
 from worker.training.methods import METHODS
 from worker.training.model.adapter import attach_adapter

@@ -65,6 +65,24 @@ ROWS = (
 )
 
 
+# Eight short rows, for behind instructions: 968 tokens of their own, 512 of them responses.
+SHORT_ROWS = tuple(
+    RowLengths(prompt, 0, 0, response) for prompt, response in ((40, 80), (52, 60), (64, 48), (72, 68)) * 2
+)
+
+_BENCH_CONFIG: Mapping[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 32_000,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """A place to measure at.
@@ -75,7 +93,9 @@ class Point:
         device: Where it runs.
         dtype: Of the base model; ``auto`` is what the product would choose.
         config: Arguments of ``AutoConfig.for_model``; None is the default base model.
-        copies: How often ``ROWS`` is repeated, with other tokens.
+        lengths: Of the rows.
+        copies: How often they are repeated, with other tokens.
+        instructions: Tokens that all rows begin with.
     """
 
     name: str
@@ -83,7 +103,9 @@ class Point:
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Precision = "float32"
     config: Mapping[str, Any] | None = field(default=None, hash=False)
+    lengths: tuple[RowLengths, ...] = ROWS
     copies: int = 1
+    instructions: int = 0
 
     def precision(self, override: Precision | None = None) -> torch.dtype:
         """Return the dtype of the base model's weights here."""
@@ -113,7 +135,8 @@ class Point:
         """Return the rows of a step as NLFT renders them: ``base``, ``reference``, ``judgment``, ``judged_base``."""
         if self.config is None:
             return _default_rows()
-        return make_rows(ROWS * self.copies, vocabulary=self.config["vocab_size"])
+        lengths, vocabulary = self.lengths * self.copies, self.config["vocab_size"]
+        return make_rows(lengths, vocabulary=vocabulary, instructions=self.instructions)
 
 
 POINTS = {
@@ -122,17 +145,14 @@ POINTS = {
         Point(
             "bench",
             "56 M parameters, 32 k vocabulary, 3 right and 3 wrong rows of random tokens",
-            config={
-                "model_type": "llama",
-                "hidden_size": 512,
-                "intermediate_size": 1408,
-                "num_hidden_layers": 8,
-                "num_attention_heads": 8,
-                "num_key_value_heads": 4,
-                "vocab_size": 32_000,
-                "max_position_embeddings": 2048,
-                "tie_word_embeddings": False,
-            },
+            config=_BENCH_CONFIG,
+        ),
+        Point(
+            "instructions",
+            "the same model, 8 short rows of supervised training behind the same 1,000 tokens",
+            config=_BENCH_CONFIG,
+            lengths=SHORT_ROWS,
+            instructions=1000,
         ),
         Point("default", "SmolLM2-135M-Instruct, 4 right and 4 wrong rows of the word problems", dtype="auto"),
         Point(
@@ -192,8 +212,13 @@ POINTS = {
 MEASURED = tuple(name for name in POINTS if name != "tiny")
 
 
-def make_rows(lengths: Sequence[RowLengths], *, vocabulary: int, seed: int = 0) -> list[RenderedExample]:
-    """Return rows of random tokens; the contexts of a row begin with the same prompt and end with the same response."""
+def make_rows(
+    lengths: Sequence[RowLengths], *, vocabulary: int, instructions: int = 0, seed: int = 0
+) -> list[RenderedExample]:
+    """Return rows of random tokens; the contexts of a row begin with the same prompt and end with the same response.
+
+    All begin with the same ``instructions``, so many tokens that are not among those of a prompt.
+    """
     generator = np.random.default_rng(seed)
 
     def draw(count: int) -> NDArray[np.int32]:
@@ -203,9 +228,10 @@ def make_rows(lengths: Sequence[RowLengths], *, vocabulary: int, seed: int = 0) 
         ids = np.concatenate(pieces)
         return TokenSequence(ids, np.arange(len(ids) - len(pieces[-1]), len(ids), dtype=np.int32))
 
+    common = draw(instructions)
     rows = []
     for row in lengths:
-        prompt, reference = draw(row.prompt), draw(row.reference)
+        prompt, reference = np.concatenate([common, draw(row.prompt)]), draw(row.reference)
         judgment, response = draw(row.judgment), draw(row.response)
         base = joined(prompt, response)
         sequences = {"base": base, "reference": joined(prompt, reference, response)}

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 Task = Literal["products", "supervised", "nlft_cached", "nlft_online", "scoring", "two_prompts"]
 # Beside the product the second point has the peers at their better settings alone, to keep a run short.
 _NOT_DEFAULT = ("bench", "gpu-0.5b", "gpu-8b")
+_USUAL = ("bench", "default", "gpu-0.5b", "gpu-8b")
+_SUPERVISED = (*_USUAL, "instructions")  # what that point asks about has to do with long prompts alone
 _BFLOAT16 = {"precision": "bfloat16"}
 _UPPER = {"adapted_share": 0.25}
 _PLAIN_STEPS = {"gradient_checkpointing": False}
@@ -38,7 +40,7 @@ class Variant:
     task: Task
     entry: str
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    points: tuple[str, ...] = ("bench", "default", "gpu-0.5b", "gpu-8b")
+    points: tuple[str, ...] = _USUAL
     peak: str = "products"
     once: bool = False
     environment: str = ""
@@ -80,7 +82,7 @@ def _sft(**settings: Any) -> dict[str, Any]:
 VARIANTS = {
     variant.name: variant
     for variant in (
-        Variant("products", "matrix products of the step's shapes", "products", "gemm:measure"),
+        Variant("products", "matrix products of the step's shapes", "products", "gemm:measure", points=_SUPERVISED),
         Variant(
             "products_bf16",
             "matrix products of the step's shapes, bfloat16",
@@ -89,7 +91,17 @@ VARIANTS = {
             _BFLOAT16,
             points=("bench",),
         ),
-        Variant("supervised", "ours, supervised", "supervised", "ours:train", {"method": "supervised"}),
+        Variant(
+            "supervised", "ours, supervised", "supervised", "ours:train", {"method": "supervised"}, points=_SUPERVISED
+        ),
+        Variant(
+            "supervised_apart",
+            "ours, supervised, every row with a beginning of its own",
+            "supervised",
+            "ours:train",
+            {"method": "supervised", "shares_prefixes": False},
+            points=("instructions",),
+        ),
         Variant(
             "supervised_rows",
             "ours, supervised, row by row",
@@ -157,6 +169,7 @@ VARIANTS = {
             "supervised",
             "trl_opponents:train_supervised",
             _sft(**_PLAIN_STEPS),
+            points=_SUPERVISED,
         ),
         Variant(
             "trl_packed",
@@ -164,6 +177,7 @@ VARIANTS = {
             "supervised",
             "trl_opponents:train_supervised",
             _sft(**_PLAIN_STEPS, padding_free=True),
+            points=_SUPERVISED,
         ),
         Variant(
             "trl_rows",
@@ -171,6 +185,7 @@ VARIANTS = {
             "supervised",
             "trl_opponents:train_supervised",
             {**_sft(**_PLAIN_STEPS), "row_by_row": True},
+            points=_SUPERVISED,
         ),
         Variant(
             "trl_sdft",

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from worker.training.engine.parallel import Ranks
+    from worker.training.engine.prepared import PreparedExample
     from worker.training.engine.progress import Progress
     from worker.training.engine.pulse import Pulse
-    from worker.training.engine.scoring import PreparedExample, Scorer
+    from worker.training.engine.scoring import Scorer
     from worker.training.model.base_model import LoadedModel
     from worker.training.observer import Observer
     from worker.training.preparation import PreparedData, Recipe

@@ -17,8 +17,8 @@ from worker.training.building.needs import find_needs
 from worker.training.data.examples import Example, NLFTExample
 from worker.training.data.reader import Row, read_rows
 from worker.training.data.screening import MOST_PROBLEMS, check_rows, screen_rows
+from worker.training.engine.prepared import PreparedExample
 from worker.training.engine.pulse import Pulse
-from worker.training.engine.scoring import PreparedExample
 from worker.training.errors import DatasetError, SpecError, StageError
 from worker.training.evaluation import select_rows
 from worker.training.events import MessageEvent, SettingsEvent

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tests.training.models import adapt, inner, random_model
 from worker.training.engine.optimizer import AdapterOptimizer
-from worker.training.engine.scoring import PreparedExample, Scorer
+from worker.training.engine.prepared import PreparedExample
+from worker.training.engine.scoring import Scorer
 from worker.training.types import RenderedExample, TokenSequence
 
 BUDGET = 10_000

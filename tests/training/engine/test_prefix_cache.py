@@ -17,8 +17,9 @@ from worker.training.engine.memory import MemoryRung
 from worker.training.engine.packing import pack_documents
 from worker.training.engine.prefix_cache import PrefixCache
 from worker.training.engine.prefixes import LEAST_SHARED, group_by_prefix
+from worker.training.engine.prepared import PreparedExample
 from worker.training.engine.probe import choose_forward
-from worker.training.engine.scoring import PreparedExample, Scorer
+from worker.training.engine.scoring import Scorer
 from worker.training.engine.step import Stepper
 from worker.training.methods.nlft import NLFT, NLFTHyperparameters
 from worker.training.types import LossOutput, RenderedExample, ScoringPass, TokenSequence

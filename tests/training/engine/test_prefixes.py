@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.training.builders import documents
 from tests.training.models import CONFIGS, adapt, gradients, inner, own_logprobs, random_model
 from worker.training.engine.packing import pack_documents
-from worker.training.engine.prefixes import LEAST_SHARED, find_segments, group_by_prefix
+from worker.training.engine.prefixes import LEAST_SHARED, find_segments, group_by_prefix, join_texts
 from worker.training.engine.probe import choose_forward
 from worker.training.types import TokenSequence
 
@@ -74,6 +74,21 @@ def test_documents_that_begin_alike_come_into_the_same_group() -> None:
     ids = [np.concatenate([stem.input_ids, tail.input_ids]) for tail in tails]
     groups = group_by_prefix([ids[0], other.input_ids, ids[1], other.input_ids + 1, ids[2]], 45, shares=True)
     assert [0, 2, 4] in [sorted(group) for group in groups]
+
+
+def test_groups_are_bounded_by_the_keys_that_their_documents_see() -> None:
+    stem, *tails = documents(30, *[2] * 9)
+    ids = [np.concatenate([stem.input_ids, tail.input_ids]) for tail in tails]
+    assert len(group_by_prefix(ids, 48, shares=True)) == 1
+    assert [len(group) for group in group_by_prefix(ids, 48, shares=True, most_keys=4 * 32)] == [4, 4, 1]
+
+
+def test_joined_texts_hold_a_common_beginning_once() -> None:
+    stem, *tails = documents(10, 3, 4)
+    first, second = (np.concatenate([stem.input_ids, tail.input_ids]) for tail in tails)
+    assert join_texts([first, second], shares=True).tolist() == [*first, *tails[1].input_ids]
+    assert join_texts([first, second], shares=False).tolist() == [*first, *second]
+    assert join_texts([first], shares=True).tolist() == first.tolist()
 
 
 def tree(seed: int = 0) -> list[TokenSequence]:

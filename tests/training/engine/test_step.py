@@ -1,12 +1,15 @@
 """Accumulation is exact; nothing broken is ever stepped; memory running short costs time, not results."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from tests.training.builders import documents
 from tests.training.engine.prepared import (
     BUDGET,
     GradientKeeper,
@@ -18,12 +21,14 @@ from tests.training.engine.prepared import (
 )
 from tests.training.models import gradients, inner
 from worker.training.engine.optimizer import AdapterOptimizer
+from worker.training.engine.prepared import PreparedExample
 from worker.training.engine.scoring import Scorer
 from worker.training.engine.step import Stepper
 from worker.training.errors import DeviceOutOfMemoryError, NonFiniteLossError, TrainingCancelled
 from worker.training.methods.base import Hyperparameters, Method
 from worker.training.methods.nlft import NLFT, NLFTHyperparameters
 from worker.training.methods.supervised import Supervised, SupervisedHyperparameters
+from worker.training.types import RenderedExample, ScoringPass, TokenSequence
 
 ROWS = completions(9, 21, 5, 14, 30)
 
@@ -77,6 +82,50 @@ def test_gradient_does_not_depend_on_the_micro_batches(
         parts = gradient_of(method, chosen, rows, budget)
         for name, gradient in whole.items():
             torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.fixture
+def beginning_alike() -> list[PreparedExample]:
+    """Two long instructions with three short rows each, in turn."""
+    stems = [text.input_ids for text in documents(60, 50, seed=3)]
+    tails = [text.input_ids for text in documents(10, 12, 7, 9, 8, 11, seed=4)]
+    ids = [np.concatenate([stems[index % 2], tail]) for index, tail in enumerate(tails)]
+    sequences = [TokenSequence(own, np.arange(len(own) - 5, len(own), dtype=np.int32)) for own in ids]
+    return [PreparedExample(line, RenderedExample({"completion": s})) for line, s in enumerate(sequences, start=1)]
+
+
+def test_rows_that_begin_alike_are_trained_together(
+    beginning_alike: list[PreparedExample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A micro-batch counts what its rows share once; what a step reports stays in the order of its rows."""
+    rows = beginning_alike
+    apart = gradient_of(Supervised(), SupervisedHyperparameters(), rows, 1)
+    adapted, scorer, stepper, _ = trainer(budget=90)
+    keeper = GradientKeeper(adapted, SupervisedHyperparameters(), total_steps=1)
+    with scorer.attention():
+        losses = [stepper.evaluate([row], lambda _done, _total: None).loss for row in rows]
+        together = _keep_lines(scorer, monkeypatch)
+        begun: list[tuple[int, int]] = []
+        stepper.evaluate(rows, lambda done, total: begun.append((done, total)))
+        found = stepper.train(rows, keeper, 1, nothing)
+    assert together == [[1, 3, 5], [2, 4, 6]] * 2
+    assert begun == [(0, 6), (3, 6)]
+    assert found.losses == pytest.approx(losses, rel=1e-5)
+    for name, gradient in gradients(adapted).items():
+        torch.testing.assert_close(gradient, apart[name], rtol=1e-4, atol=1e-7)
+
+
+def _keep_lines(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Return a list that receives the lines of every micro-batch."""
+    kept: list[list[int]] = []
+    score = scorer.score
+
+    def keep(examples: Sequence[PreparedExample], passes: Sequence[ScoringPass]) -> Any:
+        kept.append([example.line for example in examples])
+        return score(examples, passes)
+
+    monkeypatch.setattr(scorer, "score", keep)
+    return kept
 
 
 def _same_scored(rows: list[Any]) -> list[Any]:

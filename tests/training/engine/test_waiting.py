@@ -14,8 +14,9 @@ from worker.training.data.examples import NLFTExample
 from worker.training.data.rendering import ModelRenderer
 from worker.training.engine import step
 from worker.training.engine.head import find_head
+from worker.training.engine.prepared import PreparedExample
 from worker.training.engine.probe import choose_forward
-from worker.training.engine.scoring import PreparedExample, Scorer
+from worker.training.engine.scoring import Scorer
 from worker.training.methods import METHODS
 from worker.training.methods.base import Hyperparameters, Method
 

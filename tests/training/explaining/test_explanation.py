@@ -17,7 +17,8 @@ from tests.training.explaining.formulas import recompute
 from tests.training.models import adapt, own_logprobs, random_model
 from worker.training.data.examples import ChatExample, Example, Message, NLFTExample
 from worker.training.data.rendering import ModelRenderer
-from worker.training.engine.scoring import PreparedExample, Scorer
+from worker.training.engine.prepared import PreparedExample
+from worker.training.engine.scoring import Scorer
 from worker.training.explaining import Measured, explain, measure, weigh
 from worker.training.methods import METHODS
 from worker.training.methods.nlft import NLFT, NLFTHyperparameters

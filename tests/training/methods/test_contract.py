@@ -14,7 +14,8 @@ from tests.training.models import adapt, gradients, random_model
 from worker.training.data.examples import ChatExample, CompletionExample, Example, Message, NLFTExample
 from worker.training.data.rendering import ModelRenderer
 from worker.training.engine.optimizer import AdapterOptimizer
-from worker.training.engine.scoring import PreparedExample, Scorer
+from worker.training.engine.prepared import PreparedExample
+from worker.training.engine.scoring import Scorer
 from worker.training.engine.step import Stepper
 from worker.training.methods import METHODS
 from worker.training.methods.auto import AUTO, RunFacts

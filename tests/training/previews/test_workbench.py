@@ -12,7 +12,8 @@ from tests.training.builders import FACTS, sum_rows
 from tests.training.models import adapt
 from worker.training.data.reader import read_rows
 from worker.training.data.rendering import ModelRenderer
-from worker.training.engine.scoring import PreparedExample, Scorer
+from worker.training.engine.prepared import PreparedExample
+from worker.training.engine.scoring import Scorer
 from worker.training.errors import DatasetError, PreviewTooLargeError, SpecError, TrainingCancelled
 from worker.training.explaining import explain
 from worker.training.methods import METHODS

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from worker.training.engine.prepared import PreparedExample
     from worker.training.engine.score_cache import ScoreStore
-    from worker.training.engine.scoring import PreparedExample, Scorer
+    from worker.training.engine.scoring import Scorer
     from worker.training.types import ScoringPass, TokenSequence
 
 

@@ -20,7 +20,7 @@ from worker.training.engine.prefixes import find_segments
 from worker.training.engine.transfer import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -172,15 +172,3 @@ def _find_runs(places: NDArray[np.int64]) -> tuple[range, ...]:
     """Return ``places`` as ranges of consecutive ones: a first branch lies right behind its prefix."""
     runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
     return tuple(range(int(run[0]), int(run[-1]) + 1) for run in runs)
-
-
-def group_by_budget(sizes: Sequence[int], budget: int) -> Iterator[range]:
-    """Yield runs of consecutive indices whose sizes sum to at most ``budget``; an oversized one comes alone."""
-    start, total = 0, 0
-    for index, size in enumerate(sizes):
-        if index > start and total + size > budget:
-            yield range(start, index)
-            start, total = index, 0
-        total += size
-    if start < len(sizes):
-        yield range(start, len(sizes))

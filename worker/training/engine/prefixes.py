@@ -57,29 +57,46 @@ def find_segments(ids: Sequence[NDArray[np.int32]], *, shares: bool) -> tuple[li
 
 
 def group_by_prefix(
-    ids: Sequence[NDArray[np.int32]], budget: int, *, shares: bool, known: Sequence[NDArray[np.int32]] = ()
+    ids: Sequence[NDArray[np.int32]],
+    budget: int,
+    *,
+    shares: bool,
+    known: Sequence[NDArray[np.int32]] = (),
+    most_keys: int | None = None,
 ) -> list[list[int]]:
     """Return indices of documents in micro-batches of at most ``budget`` tokens, those that begin alike together.
 
-    Where it ``shares``, tokens that two neighbours begin with count once, and those that one of the ``known`` texts
-    begins with not at all. An oversized document comes alone.
+    An oversized document comes alone.
+
+    Args:
+        ids: The documents.
+        budget: Most tokens of a micro-batch.
+        shares: Tokens that two neighbours begin with count once.
+        known: Texts; what a document begins with like one of them does not count at all.
+        most_keys: Bound of the same tokens where every document counts in full, as its queries see them; None: none.
     """
     spelled = [_spell(own) for own in ids]
     lent = _count_known(ids, spelled, known)
     order = sorted(range(len(ids)), key=spelled.__getitem__)
     groups: list[list[int]] = []
-    total = 0
+    total = keys = 0
     for position, index in enumerate(order):
         own = len(ids[index])
         common = _count_shared(ids[order[position - 1]], ids[index]) if position and shares else 0
         added = own - max(common, lent[index])
-        if groups and total + added <= budget:
+        if groups and total + added <= budget and (most_keys is None or keys + own <= most_keys):
             groups[-1].append(index)
-            total += added
+            total, keys = total + added, keys + own
         else:
             groups.append([index])
-            total = own - lent[index]
+            total, keys = own - lent[index], own
     return groups
+
+
+def join_texts(texts: Sequence[NDArray[np.int32]], *, shares: bool) -> NDArray[np.int32]:
+    """Return the tokens that a pass over ``texts`` has: of those that begin like the first, their rest alone."""
+    first, *others = texts
+    return np.concatenate([first, *(own[_count_shared(first, own) if shares else 0 :] for own in others)])
 
 
 def _count_known(

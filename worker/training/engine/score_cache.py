@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from worker.training.engine.scoring import PreparedExample
+    from worker.training.engine.prepared import PreparedExample
     from worker.training.types import ScoringPass, TokenSequence
 
 _OF = "of"

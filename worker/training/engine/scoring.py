@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, cast
@@ -18,6 +17,7 @@ from worker.training.engine.forward import DocumentScores
 from worker.training.engine.memory import MemoryLadder
 from worker.training.engine.prefix_cache import PrefixCache
 from worker.training.engine.prefixes import group_by_prefix
+from worker.training.engine.prepared import PreparedExample, group_examples
 from worker.training.engine.probe import choose_forward, describe_uncached
 from worker.training.engine.transfer import to_device
 from worker.training.types import ScoredBatch, TokenScores
@@ -34,21 +34,7 @@ if TYPE_CHECKING:
     from worker.training.engine.forward import Forward
     from worker.training.engine.hidden_cache import HiddenStateCache
     from worker.training.engine.score_cache import ScoreStore
-    from worker.training.types import RenderedExample, ScoringPass, TokenSequence
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedExample:
-    """A rendered row of 1-based ``line`` and, by pass name, the float32 log-probabilities [n] of its cached passes."""
-
-    line: int
-    rendered: RenderedExample
-    cached: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-
-    def tokens(self, passes: Sequence[ScoringPass]) -> int:
-        """Return the tokens of the sequences that ``passes`` score."""
-        wanted = (self.rendered.sequences.get(scoring_pass.sequence) for scoring_pass in passes)
-        return sum(len(sequence.input_ids) for sequence in wanted if sequence is not None)
+    from worker.training.types import ScoringPass, TokenSequence
 
 
 class Scorer:
@@ -145,6 +131,10 @@ class Scorer:
             [document.input_ids for document in own] for own in (documents, () if behind is None else behind.documents)
         )
         return group_by_prefix(ids, self.memory.micro_batch_tokens, shares=self._forward.shares, known=known)
+
+    def group_examples(self, examples: Sequence[PreparedExample], passes: Sequence[ScoringPass]) -> list[list[int]]:
+        """Return indices of ``examples`` in micro-batches for ``passes``, which run together and keep activations."""
+        return group_examples(examples, passes, self.memory.micro_batch_tokens, shares=self._forward.shares)
 
     def fill_cache(
         self,

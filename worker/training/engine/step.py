@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from worker.training.engine.packing import group_by_budget
 from worker.training.engine.parallel import ALONE, share_out
 from worker.training.engine.runtime import RandomState
+from worker.training.engine.transfer import to_device
 from worker.training.errors import NonFiniteLossError, TrainingInterrupted
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from worker.training.engine.optimizer import AdapterOptimizer
     from worker.training.engine.parallel import Ranks
-    from worker.training.engine.scoring import PreparedExample, Scorer
+    from worker.training.engine.prepared import PreparedExample
+    from worker.training.engine.scoring import Scorer
     from worker.training.methods.base import Hyperparameters, Method
     from worker.training.types import LossOutput
 
@@ -74,6 +76,7 @@ class Stepper:
         self._ranks = ranks
         self._passes = method.passes(hyperparameters)
         self._main = next(p for p in self._passes if p.name == method.main_pass)
+        self._kept = [p for p in self._passes if p.with_grad]  # in memory until their backward pass, all at once
 
     def train(
         self,
@@ -124,62 +127,61 @@ class Stepper:
             totals = self._together(examples, report, lambda: None)
         return _summarize(totals, len(examples), grad_norm=None)
 
-    def _sizes(self, examples: Sequence[PreparedExample]) -> list[int]:
-        """Return the tokens that are in memory at the same time for each example."""
-        return [example.tokens([p for p in self._passes if p.with_grad]) for example in examples]
-
     def _together(
         self, examples: Sequence[PreparedExample], begin: Callable[[int, int], None], start_over: Callable[[], None]
     ) -> _Totals:
         """Return what the shares of all ranks come to; the gradients stay where they are."""
-        shares = share_out([self._work(example) for example in examples], self._ranks.size)
-        own = [examples[index] for index in shares[self._ranks.rank]]
+        own = share_out([self._work(example) for example in examples], self._ranks.size)[self._ranks.rank]
 
         def run() -> _Totals:
             totals = self._scorer.memory.fit(
-                lambda: self._accumulate(own, len(examples), begin),
-                self._sizes(own),
+                lambda: self._accumulate(examples, own, begin),
+                [examples[index].tokens(self._kept) for index in own],
                 start_over,
                 keeps_activations=torch.is_grad_enabled(),
             )
             return totals if self._ranks.size == 1 else totals.on_host()
 
-        return _merge(shares, self._ranks.gather(run))
+        return _merge(self._ranks.gather(run))
 
     def _work(self, example: PreparedExample) -> int:
         """Return what a step on ``example`` costs, in tokens of a pass without gradient."""
         run = (p for p in self._passes if not p.cached)
         return sum(example.tokens([p]) * (_GRADIENT_WORK if p.with_grad else 1) for p in run)
 
-    def _accumulate(self, examples: Sequence[PreparedExample], of: int, begin: Callable[[int, int], None]) -> _Totals:
-        """Run all micro-batches, with backward passes of the mean over ``of`` examples where autograd is on.
+    def _accumulate(
+        self, examples: Sequence[PreparedExample], own: Sequence[int], begin: Callable[[int, int], None]
+    ) -> _Totals:
+        """Run the micro-batches of one's ``own`` share, with backward passes of its part of the mean over ``examples``.
 
-        Nothing here waits for the device.
+        Without autograd there are no backward passes. Nothing here waits for the device.
         """
         passes = self._passes if torch.is_grad_enabled() else [replace(p, with_grad=False) for p in self._passes]
-        totals = _Totals([], [], {}, [], sum(example.tokens([self._main]) for example in examples))
-        for group in group_by_budget(self._sizes(examples), self._scorer.memory.micro_batch_tokens):
-            begin(group.start, len(examples))
-            part = [examples[index] for index in group]
-            batch, hits = self._scorer.score(part, passes)
+        totals = _Totals([], [], {}, [], [], sum(examples[index].tokens([self._main]) for index in own))
+        for group in self._scorer.group_examples([examples[index] for index in own], self._kept):
+            begin(len(totals.order), len(own))
+            places = [own[index] for index in group]
+            batch, hits = self._scorer.score([examples[place] for place in places], passes)
             output = self._method.loss(batch, self._hyperparameters)
             if output.losses.requires_grad:
-                self._scorer.backward(output.losses.sum() / of)
-            totals.add(output, hits[self._main.name])
+                self._scorer.backward(output.losses.sum() / len(examples))
+            totals.add(output, hits[self._main.name], places)
         return totals
 
 
 @dataclass(frozen=True, slots=True)
 class _Totals:
-    """Sums over micro-batches, left on the device."""
+    """Sums over micro-batches, left on the device; ``order`` says which of the step's examples each loss is of."""
 
     losses: list[Tensor]
     hits: list[Tensor]
     metrics: dict[str, list[Tensor]]
     weight_counts: list[Tensor]
+    order: list[int]
     tokens: int
 
-    def add(self, output: LossOutput, hits: Tensor) -> None:
+    def add(self, output: LossOutput, hits: Tensor, places: Sequence[int]) -> None:
+        self.order.extend(places)
         self.losses.append(output.losses.detach())
         self.hits.append(hits)
         for name, value in output.metrics.items():
@@ -192,24 +194,25 @@ class _Totals:
         metrics = {name: [torch.stack(values).cpu()] for name, values in self.metrics.items()}
         losses, hits = ([torch.cat(column).cpu()] if column else [] for column in (self.losses, self.hits))
         counts = [torch.stack(self.weight_counts).sum(dim=0).cpu()] if self.weight_counts else []
-        return _Totals(losses, hits, metrics, counts, self.tokens)
+        return _Totals(losses, hits, metrics, counts, self.order, self.tokens)
 
 
-def _merge(shares: Sequence[Sequence[int]], parts: Sequence[_Totals]) -> _Totals:
-    """Return the totals of all ranks as if one had run all examples, in their order; ``parts`` are off the device."""
-    if len(parts) == 1:
-        return parts[0]
+def _merge(parts: Sequence[_Totals]) -> _Totals:
+    """Return the totals of all ranks as if one had run all examples, with the losses in their order."""
+    order = [index for part in parts for index in part.order]
     losses = torch.cat([loss for part in parts for loss in part.losses])
-    order = torch.tensor([index for share in shares for index in share])
+    if order != sorted(order):
+        losses = losses.index_select(0, to_device(np.argsort(order), losses.device))
     metrics: dict[str, list[Tensor]] = {}
     for part in parts:
         for name, values in part.metrics.items():
-            metrics.setdefault(name, []).extend(value for stacked in values for value in stacked)
+            metrics.setdefault(name, []).extend(value for stacked in values for value in stacked.reshape(-1))
     return _Totals(
-        [torch.empty_like(losses).index_copy_(0, order, losses)],
+        [losses],
         [hits for part in parts for hits in part.hits],
         metrics,
         [counts for part in parts for counts in part.weight_counts],
+        sorted(order),
         sum(part.tokens for part in parts),
     )
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from worker.training.engine.scoring import PreparedExample, Scorer
+    from worker.training.engine.prepared import PreparedExample
+    from worker.training.engine.scoring import Scorer
     from worker.training.methods.base import Hyperparameters, Method
     from worker.training.saliency_record import Direction, TokenClass
     from worker.training.types import LossOutput, ScoredBatch, ScoringPass, TokenScores

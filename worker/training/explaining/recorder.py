@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from worker.training.engine.scoring import PreparedExample, Scorer
+    from worker.training.engine.prepared import PreparedExample
+    from worker.training.engine.scoring import Scorer
     from worker.training.observer import Observer
     from worker.training.preparation import Recipe
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from worker.training.engine.scoring import PreparedExample
+from worker.training.engine.prepared import PreparedExample
 from worker.training.types import RenderedExample, ScoredBatch, ScoringPass, TokenScores
 
 if TYPE_CHECKING:
