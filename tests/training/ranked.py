@@ -120,9 +120,9 @@ def run_case(folder: Path, case: Case, ranks: Ranks) -> None:
 def watched(end: End) -> Iterator[None]:
     accumulate = Stepper._accumulate
 
-    def counted(self: Stepper, examples: Any, *rest: Any) -> Any:
-        end.examples.append(len(examples))
-        return accumulate(self, examples, *rest)
+    def counted(self: Stepper, examples: Any, own: Any, begin: Any) -> Any:
+        end.examples.append(len(own))
+        return accumulate(self, examples, own, begin)
 
     with patch.object(Stepper, "_accumulate", counted):
         yield

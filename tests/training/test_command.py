@@ -136,3 +136,20 @@ def test_the_command_line_runs_and_reports_on_standard_output(tmp_path: Path) ->
     )
     assert done.returncode == ExitCode.CONFIGURATION
     assert json.loads(done.stdout)["code"] == "invalid_hyperparameters"
+
+
+def test_a_process_with_open_connections_takes_no_orderly_way_out(tmp_path: Path) -> None:
+    """Its status is the run's, whatever the way out would have come to, and what it has said is not lost."""
+    script = tmp_path / "end.py"
+    script.write_text(
+        "import atexit, os\n"
+        "from torch import distributed\n"
+        "from worker.training.command import end_process\n"
+        f'distributed.init_process_group("gloo", "file://{tmp_path}/meeting", rank=0, world_size=1)\n'
+        "atexit.register(os._exit, 99)\n"
+        'print("said", end="")\n'
+        "end_process(3)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout) == (3, b"said"), ended.stderr

@@ -65,8 +65,11 @@ def test_groups_hold_every_document_once_within_the_budget(rows: list[list[int]]
     groups = group_by_prefix(ids, budget, shares=shares)
     assert sorted(index for group in groups for index in group) == list(range(len(ids)))
     for group in groups:
-        segments, _ = find_segments([ids[index] for index in group], shares=shares)
-        assert len(group) == 1 or sum(s.stop - s.start for s in segments) <= budget
+        segments, paths = find_segments([ids[index] for index in group], shares=shares)
+        # The first segments that every path goes through are what all begin with.
+        common = [steps[0] for steps in zip(*paths, strict=False) if len(set(steps)) == 1]
+        counted = [s.stop - s.start for index, s in enumerate(segments) if index not in common]
+        assert len(group) == 1 or sum(counted) <= budget
 
 
 def test_documents_that_begin_alike_come_into_the_same_group() -> None:
@@ -76,11 +79,22 @@ def test_documents_that_begin_alike_come_into_the_same_group() -> None:
     assert [0, 2, 4] in [sorted(group) for group in groups]
 
 
+def test_what_all_begin_with_is_not_counted() -> None:
+    stem, *tails = documents(500, *[10] * 8, 400)
+    ids = [np.concatenate([stem.input_ids, tail.input_ids]) for tail in tails]
+    assert [len(group) for group in group_by_prefix(ids[:8], 40, shares=True)] == [4, 4]
+    assert len(group_by_prefix(ids[:8], 80, shares=True)) == 1
+    assert len(group_by_prefix(ids[:8], 80, shares=False)) == 8
+    # Known already, it takes no room for anybody to be spared.
+    assert [len(group) for group in group_by_prefix(ids[:8], 40, shares=True, known=[stem.input_ids])] == [4, 4]
+
+
 def test_groups_are_bounded_by_the_keys_that_their_documents_see() -> None:
     stem, *tails = documents(30, *[2] * 9)
     ids = [np.concatenate([stem.input_ids, tail.input_ids]) for tail in tails]
     assert len(group_by_prefix(ids, 48, shares=True)) == 1
-    assert [len(group) for group in group_by_prefix(ids, 48, shares=True, most_keys=4 * 32)] == [4, 4, 1]
+    # Three see 96 tokens and compute 36, four 128 and 38.
+    assert [len(group) for group in group_by_prefix(ids, 48, shares=True, keys_per_token=3)] == [3, 3, 3]
 
 
 def test_joined_texts_hold_a_common_beginning_once() -> None:

@@ -100,7 +100,7 @@ def test_rows_that_begin_alike_are_trained_together(
     """A micro-batch counts what its rows share once; what a step reports stays in the order of its rows."""
     rows = beginning_alike
     apart = gradient_of(Supervised(), SupervisedHyperparameters(), rows, 1)
-    adapted, scorer, stepper, _ = trainer(budget=90)
+    adapted, scorer, stepper, _ = trainer(budget=35)
     keeper = GradientKeeper(adapted, SupervisedHyperparameters(), total_steps=1)
     with scorer.attention():
         losses = [stepper.evaluate([row], lambda _done, _total: None).loss for row in rows]

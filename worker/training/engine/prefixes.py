@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,34 +63,35 @@ def group_by_prefix(
     *,
     shares: bool,
     known: Sequence[NDArray[np.int32]] = (),
-    most_keys: int | None = None,
+    keys_per_token: float = math.inf,
 ) -> list[list[int]]:
     """Return indices of documents in micro-batches of at most ``budget`` tokens, those that begin alike together.
 
-    An oversized document comes alone.
+    What all of a micro-batch begin with is not counted: each of them needs it, however few they are. An oversized
+    document comes alone, or with others that share its beginning.
 
     Args:
         ids: The documents.
-        budget: Most tokens of a micro-batch.
-        shares: Tokens that two neighbours begin with count once.
-        known: Texts; what a document begins with like one of them does not count at all.
-        most_keys: Bound of the same tokens where every document counts in full, as its queries see them; None: none.
+        budget: Most tokens of a micro-batch, without that beginning.
+        shares: Tokens that two neighbours begin with are computed once.
+        known: Texts; what a document begins with like one of them is not computed at all.
+        keys_per_token: Most tokens that the documents of a micro-batch have, for each that is computed.
     """
     spelled = [_spell(own) for own in ids]
     lent = _count_known(ids, spelled, known)
     order = sorted(range(len(ids)), key=spelled.__getitem__)
     groups: list[list[int]] = []
-    total = keys = 0
+    total = keys = stem = 0
     for position, index in enumerate(order):
         own = len(ids[index])
         common = _count_shared(ids[order[position - 1]], ids[index]) if position and shares else 0
-        added = own - max(common, lent[index])
-        if groups and total + added <= budget and (most_keys is None or keys + own <= most_keys):
+        more, seen, alike = total + own - max(common, lent[index]), keys + own, min(stem, common)
+        if groups and more - max(0, alike - lent[index]) <= budget and seen <= keys_per_token * more:
             groups[-1].append(index)
-            total, keys = total + added, keys + own
+            total, keys, stem = more, seen, alike
         else:
             groups.append([index])
-            total, keys = own - lent[index], own
+            total, keys, stem = own - lent[index], own, own
     return groups
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Attention copies a shared beginning's keys and values for each that goes on from it, and a backward pass keeps the
 # copies: a layer's are a tenth to a fortieth of all that it keeps of a token.
-_MOST_KEYS = 8
+_KEYS_PER_TOKEN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class PreparedExample:
 def group_examples(
     examples: Sequence[PreparedExample], passes: Sequence[ScoringPass], budget: int, *, shares: bool
 ) -> list[list[int]]:
-    """Return indices of ``examples`` in micro-batches of at most ``budget`` tokens of ``passes``, which run together.
+    """Return indices of ``examples`` in micro-batches for ``passes``, which run together.
 
-    Where one would be too large, and what sequences begin with alike ``shares`` a pass, examples that begin alike come
-    together, and their beginning counts once.
+    Where all have more than ``budget`` tokens, and a pass ``shares`` what sequences begin with alike, examples that
+    begin alike come together; see ``group_by_prefix``.
     """
     texts = [join_texts(example.texts(passes), shares=shares) for example in examples]
     if texts and sum(map(len, texts)) <= budget:
         return [list(range(len(texts)))]
-    groups = group_by_prefix(texts, budget, shares=shares, most_keys=_MOST_KEYS * budget)
+    groups = group_by_prefix(texts, budget, shares=shares, keys_per_token=_KEYS_PER_TOKEN)
     return sorted(sorted(group) for group in groups)
