@@ -6,10 +6,11 @@ import torch
 from numpy.typing import NDArray
 
 from tests.fixtures.tiny_models import FAMILIES, VOCABULARY, TinyModel, reference_to
-from worker.training.generation import Decoding, Generated, _nucleus, generate
+from worker.training.generation import _LEAST_COMMON, Decoding, Generated, _nucleus, generate
 from worker.training.model.base_model import LoadedModel, load_base_model
 from worker.training.spec import RuntimeSettings
 
+WINDOWED = ("gemma2", "gemma3_text")
 STOP_IDS = frozenset(range(0, VOCABULARY, 16))  # a random model rarely picks one token; one in sixteen it does
 
 
@@ -41,6 +42,31 @@ def test_batched_answers_equal_those_made_one_by_one(tiny_model: TinyModel, fami
     loaded, prompts = load(tiny_model(family)), some_prompts(12)
     answers = generate(loaded.model, prompts, STOP_IDS, Decoding(24, batch_size=8))
     assert answers == one_by_one(loaded, prompts, 24)
+
+
+@pytest.mark.parametrize(("family", "samples"), [*((family, 1) for family in FAMILIES), ("llama", 2)])
+def test_what_all_prompts_begin_with_is_computed_once(tiny_model: TinyModel, family: str, samples: int) -> None:
+    loaded = load(tiny_model(family))
+    instructions = np.random.default_rng(1).integers(3, VOCABULARY, size=_LEAST_COMMON + 6, dtype=np.int32)
+    prompts = [np.concatenate([instructions, prompt]) for prompt in some_prompts(6)]
+    expected = one_by_one(loaded, prompts, 8)
+    shapes: list[tuple[int, ...]] = []
+    handle = loaded.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _module, inputs: shapes.append(tuple(inputs[0].shape))
+    )
+    answers = generate(loaded.model, prompts, STOP_IDS, Decoding(8, batch_size=6 * samples, samples=samples))
+    handle.remove()
+    assert answers == [answer for answer in expected for _ in range(samples)]
+    longest = max(map(len, prompts))
+    begun = [(6, longest)] if family in WINDOWED else [(1, len(instructions)), (6, longest - len(instructions))]
+    assert shapes[: len(begun) + 1] == [*begun, (6 * samples, 1)]
+
+
+def test_a_beginning_is_left_to_its_prompts_where_it_is_short_or_all_of_one(tiny_model: TinyModel) -> None:
+    loaded = load(tiny_model())
+    whole = np.random.default_rng(1).integers(3, VOCABULARY, size=_LEAST_COMMON + 1, dtype=np.int32)
+    for prompts in ([whole, whole[:-2]], [whole[:9], np.append(whole[:9], whole[:4])], [whole, whole], [whole]):
+        assert generate(loaded.model, prompts, STOP_IDS, Decoding(8)) == one_by_one(loaded, prompts, 8)
 
 
 def test_some_answers_finish_early_and_some_are_cut(tiny_model: TinyModel) -> None:
@@ -116,7 +142,7 @@ def test_progress_counts_samples(tiny_model: TinyModel) -> None:
     assert seen == [(4, 6), (6, 6)]
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "gpt2"])
+@pytest.mark.parametrize("family", [*WINDOWED, "gpt2"])
 def test_samples_work_with_windowed_caches(tiny_model: TinyModel, family: str) -> None:
     loaded, prompts = load(tiny_model(family)), some_prompts(4)
     answers = generate(loaded.model, prompts, STOP_IDS, Decoding(24, batch_size=8, samples=2))

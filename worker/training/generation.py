@@ -8,8 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 _KEEP_FULL_SHARE = 0.75
+_LEAST_COMMON = 64  # tokens; for fewer, one more pass over the weights costs what it saves
 _WIDEST_NUCLEUS = 1024  # sorting the whole vocabulary costs more than a small model's forward pass
 
 
@@ -59,7 +61,8 @@ def generate(
 ) -> list[Generated]:
     """Return the answers to each prompt, ``samples`` of them, in the order of the prompts.
 
-    Prompts of similar length share a batch. Weights are used as they are: an active adapter takes part.
+    Prompts of similar length share a batch, and what all of it begin with is computed once. Weights are used as they
+    are: an active adapter takes part.
 
     Args:
         model: A decoder-only model in eval mode.
@@ -102,8 +105,11 @@ class _Batch:
         self._ids: list[list[int]] = [[] for _ in range(count)]
         self._finished = [False] * count
         self._alive = list(range(count))
-        self._tokens, self._mask = _left_padded(prompts, model.device)  # [B, T] each
-        self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)  # [B, T]
+        common = _count_common(prompts) if _keeps_all_tokens(model) else 0  # C
+        self._common = torch.from_numpy(prompts[0][:common]).long().to(model.device).unsqueeze(0)  # [1, C]
+        self._tokens, mask = _left_padded([prompt[common:] for prompt in prompts], model.device)  # [B, T - C] each
+        self._mask = torch.cat([mask.new_ones(len(prompts), common), mask], 1)  # [B, T]
+        self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, common:]  # [B, T - C]
 
     @property
     def done(self) -> int:
@@ -113,20 +119,21 @@ class _Batch:
     def steps(self) -> Iterator[None]:
         """Extend every unfinished answer by a token per step until all are done or full."""
         cache = None
-        for _ in range(self._most_new_tokens()):
+        for step in range(self._most_new_tokens()):
             with torch.inference_mode():
+                if step == 0 and self._common.shape[1]:
+                    cache = self._compute_common()
                 output = self._model(
                     input_ids=self._tokens,
                     attention_mask=self._mask,
                     position_ids=self._positions,
                     past_key_values=cache,
                     use_cache=True,
-                    logits_to_keep=self._last_place(),
+                    logits_to_keep=_last_place(self._tokens),
                 )
-                logits = output.logits[:, -1]  # [B, V]
-                if cache is None and self._decoding.samples > 1:
-                    logits = self._repeat(logits, output.past_key_values)
-                cache = output.past_key_values
+                logits, cache = output.logits[:, -1], output.past_key_values  # [B, V]
+                if step == 0 and self._decoding.samples > 1:
+                    logits = self._repeat(logits, cache)
                 chosen = self._choose(logits)  # [B]
             self._record(chosen.tolist())
             yield
@@ -144,11 +151,14 @@ class _Batch:
     def _most_new_tokens(self) -> int:
         if not self._decoding.context_length:
             return self._decoding.max_new_tokens
-        return min(self._decoding.max_new_tokens, self._decoding.context_length - self._tokens.shape[1])
+        return min(self._decoding.max_new_tokens, self._decoding.context_length - self._mask.shape[1])
 
-    def _last_place(self) -> Tensor:
-        """Return the last token's index [1]; a plain number makes a strided view, for which the head is copied."""
-        return torch.tensor([self._tokens.shape[1] - 1], device=self._tokens.device)
+    def _compute_common(self) -> DynamicCache:
+        """Return the keys and values of what all prompts begin with, for each of them."""
+        output = self._model(input_ids=self._common, use_cache=True, logits_to_keep=_last_place(self._common))
+        cache: DynamicCache = output.past_key_values
+        cache.batch_repeat_interleave(len(self._tokens))
+        return cache
 
     def _choose(self, logits: Tensor) -> Tensor:
         """Return the next token of each row [B] from logits [B, V]."""
@@ -199,6 +209,24 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
         if width == probabilities.shape[1] or bool((before[:, -1] >= top_p).all()):
             break
     return torch.zeros_like(probabilities).scatter_(1, places, likeliest.where(before < top_p, 0.0))
+
+
+def _count_common(prompts: Sequence[NDArray[np.int32]]) -> int:
+    """Return how many tokens all ``prompts`` begin with alike, and go on behind; 0 where it is not worth a pass."""
+    shorter = min(map(len, prompts)) - 1
+    differs = (np.stack([prompt[:shorter] for prompt in prompts]) != prompts[0][:shorter]).any(axis=0)
+    common = int(differs.argmax()) if differs.any() else shorter
+    return common if len(prompts) > 1 and common >= _LEAST_COMMON else 0
+
+
+def _keeps_all_tokens(model: PreTrainedModel) -> bool:
+    """Return whether every layer sees all tokens: the padding behind a beginning would take up room in a window."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+
+
+def _last_place(tokens: Tensor) -> Tensor:
+    """Return the last token's index [1]; a plain number makes a strided view, for which the head is copied."""
+    return torch.tensor([tokens.shape[1] - 1], device=tokens.device)
 
 
 def _left_padded(prompts: Sequence[NDArray[np.int32]], device: torch.device) -> tuple[Tensor, Tensor]:
