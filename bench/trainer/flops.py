@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from worker.training.data.beginnings import count_common
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -124,17 +126,15 @@ def documents(
         return [Document(len(one.input_ids), len(one.scored)) for one in sequences]
     # Among sorted sequences the longest common beginning is the one with the neighbour.
     ordered = sorted(sequences, key=lambda one: one.input_ids.tolist())
-    reused = [0, *(_common(one, other) for one, other in pairwise(ordered))]
+    reused = [0, *(count_common(one.input_ids, other.input_ids) for one, other in pairwise(ordered))]
     return [
-        Document(len(one.input_ids), len(one.scored), max(common, *(_common(one, other) for other in known), 0))
+        Document(
+            len(one.input_ids),
+            len(one.scored),
+            max(common, *(count_common(one.input_ids, other.input_ids) for other in known), 0),
+        )
         for one, common in zip(ordered, reused, strict=True)
     ]
-
-
-def _common(one: TokenSequence, other: TokenSequence) -> int:
-    length = min(len(one.input_ids), len(other.input_ids))
-    differing = (one.input_ids[:length] != other.input_ids[:length]).nonzero()[0]
-    return int(differing[0]) if len(differing) else length
 
 
 def scored(shape: Shape, scored_documents: Iterable[Document], *, with_adapter: bool) -> Work:

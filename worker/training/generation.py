@@ -10,6 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from worker.training.data.beginnings import count_common
+
 _KEEP_FULL_SHARE = 0.75
 _LEAST_COMMON = 64  # tokens; for fewer, one more pass over the weights costs what it saves
 _WIDEST_NUCLEUS = 1024  # sorting the whole vocabulary costs more than a small model's forward pass
@@ -213,9 +215,7 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 def _count_common(prompts: Sequence[NDArray[np.int32]]) -> int:
     """Return how many tokens all ``prompts`` begin with alike, and go on behind; 0 where it is not worth a pass."""
-    shorter = min(map(len, prompts)) - 1
-    differs = (np.stack([prompt[:shorter] for prompt in prompts]) != prompts[0][:shorter]).any(axis=0)
-    common = int(differs.argmax()) if differs.any() else shorter
+    common = min(count_common(*prompts), *(len(prompt) - 1 for prompt in prompts))
     return common if len(prompts) > 1 and common >= _LEAST_COMMON else 0
 
 

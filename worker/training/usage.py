@@ -6,8 +6,9 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Literal
 
+from worker.training.data.beginnings import count_common
 from worker.training.estimation.pace import HIDDEN_STATE_BYTES
-from worker.training.estimation.workload import BACKWARD_FACTOR, CHARACTERS, CountingRenderer, fit_scale
+from worker.training.estimation.workload import BACKWARD_FACTOR, CHARACTERS, CountingRenderer, fit_scale, spare
 from worker.training.events import Event, PhaseEvent
 
 if TYPE_CHECKING:
@@ -86,11 +87,14 @@ def measure_usage(
     passes = method.passes(hyperparameters)
     main = [one for one in passes if one.name == method.main_pass]
     read = sum(example.tokens(main) for example in prepared)
+    texts = [text for example in prepared for text in example.texts(main)]
+    spared = spare(count_common(*texts) if len(texts) > 1 else 0, hyperparameters.batch_size)
     work = sum(
-        example.tokens([one]) * (BACKWARD_FACTOR if one.with_grad else 1)
+        (len(text) - spared) * (BACKWARD_FACTOR if one.with_grad else 1)
         for example in prepared
         for one in passes
         if not one.cached
+        for text in example.texts([one])
     )
     scored = sum(
         example.tokens([one]) * (max(1, progress.epoch) if one.renewed else 1)

@@ -14,7 +14,7 @@ from worker.training.data.reader import Row, read_rows
 from worker.training.estimation.pace import learn_pace
 from worker.training.estimation.prediction import Sample, predict
 from worker.training.estimation.workload import BACKWARD_FACTOR, CHARACTERS, TextScale, fit_scale, measure_workload
-from worker.training.events import MessageEvent, PhaseEvent, SettingsEvent
+from worker.training.events import MessageEvent, MetricsEvent, PhaseEvent, SettingsEvent
 from worker.training.methods import METHODS
 from worker.training.methods.prompts import PROMPT_SETS
 from worker.training.observer import NullObserver
@@ -76,6 +76,37 @@ def test_contexts_without_gradient_are_counted_where_they_run(scoring: str) -> N
     else:
         assert work.step_work > gradient + work.main
         assert work.cached_work == 0
+
+
+def test_what_rows_begin_with_alike_is_counted_as_often_as_it_is_computed() -> None:
+    """Instructions of 1,000 characters before questions and answers of ten each, four rows a step."""
+    rows = [
+        ChatExample([Message("system", "i" * 1000), *question(str(n) * 10), Message("assistant", "a" * 10)])
+        for n in range(9)
+    ]
+    chosen = SUPERVISED.hyperparameters_type(batch_size=4)
+    alone, work = (measure_workload(SUPERVISED, chosen, some, CHARACTERS) for some in (rows[:1], rows))
+    assert (alone.main, work.main) == (1020, 1020)
+    assert alone.step_work == BACKWARD_FACTOR * 1020
+    assert work.step_work == pytest.approx(BACKWARD_FACTOR * (20 + 1000 / 4), rel=0.05)
+    single = measure_workload(SUPERVISED, SUPERVISED.hyperparameters_type(batch_size=1), rows, CHARACTERS)
+    assert single.step_work == alone.step_work
+
+
+def test_a_run_teaches_its_pace_by_what_it_computed(tmp_path: Path, tiny_model: TinyModel) -> None:
+    """The work behind a second of training is that of a prediction for the same rows."""
+    instructions = {"role": "system", "content": "Add up. " * 30}
+    rows = [{**row, "messages": [instructions, *row["messages"]]} for row in sum_rows(8)]
+    spec = make_workspace(tmp_path, tiny_model(), rows, hyperparameters={"n_epochs": 1, "batch_size": 4})
+    observer = RecordingObserver()
+    usage = train(tmp_path, spec, observer).usage
+    work = sum(event.seconds for event in observer.of(MetricsEvent)) / usage["seconds_per_work"]
+    method = METHODS[spec.method]
+    hyperparameters = method.hyperparameters_type.resolve(spec.hyperparameters, FACTS)
+    examples = [row.example for row in read_rows([(tmp_path / TRAINING_FILE).read_bytes()])]
+    scale = TextScale(usage["characters_per_token"], usage["template_tokens"])
+    predicted = measure_workload(method, hyperparameters, examples, scale)
+    assert work == pytest.approx(predicted.step_work * len(rows), rel=0.1)
 
 
 def test_steps_follow_from_rows_passes_and_batch() -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worker.training.data.beginnings import count_common
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -49,7 +51,7 @@ def find_segments(ids: Sequence[NDArray[np.int32]], *, shares: bool) -> tuple[li
             pending += [(branch, start) for branch in reversed(branches)]
             continue
         for branch in branches:
-            stop = min(_common(ids[branch[0]], ids[index]) for index in branch)
+            stop = min(count_common(ids[branch[0]], ids[index]) for index in branch)
             segments.append(Segment(branch[0], start, stop, paths[branch[0]]))
             for index in branch:
                 paths[index] = (*paths[index], len(segments) - 1)
@@ -115,7 +117,7 @@ def _count_known(
 
 
 def _count_shared(first: NDArray[np.int32], second: NDArray[np.int32]) -> int:
-    common = _common(first, second)
+    common = count_common(first, second)
     return common if common >= LEAST_SHARED else 0
 
 
@@ -131,10 +133,3 @@ def _branch(ids: Sequence[NDArray[np.int32]], members: Sequence[int], start: int
         if start < len(ids[index]):
             branches.setdefault(ids[index][start : start + LEAST_SHARED].tobytes(), []).append(index)
     return list(branches.values())
-
-
-def _common(first: NDArray[np.int32], second: NDArray[np.int32]) -> int:
-    """Return how many tokens the two begin with alike."""
-    shorter = min(len(first), len(second))
-    differs = np.flatnonzero(first[:shorter] != second[:shorter])
-    return int(differs[0]) if len(differs) else shorter

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from os.path import commonprefix
 from statistics import StatisticsError, linear_regression
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from worker.training.data.examples import CompletionExample
 from worker.training.data.row_checks import is_trained
 from worker.training.methods import METHODS
 from worker.training.types import TokenSequence
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 BACKWARD_FACTOR = 3
 """A pass with gradient, in passes without: once forward, about twice as much backward."""
+_MOST_TOGETHER = 8
+"""Rows that compute what they begin with together, at most: ``engine.prepared`` bounds the keys that a pass sees."""
 
 
 class TextScale(NamedTuple):
@@ -41,7 +45,8 @@ class Workload:
 
     Attributes:
         main: Read by the main pass in an epoch; what ``trained_tokens`` counts.
-        step_work: Work of a row in an epoch, in tokens of a pass without gradient.
+        step_work: Work of a row in an epoch, in tokens of a pass without gradient; what rows begin with alike is
+            counted as often as it is computed.
         cached_work: Work of a row outside of steps, for all epochs together, in the same unit.
         longest: Longest sequence of any row.
     """
@@ -101,21 +106,31 @@ def measure_workload(
     """Return the mean work of ``rows``, each of which has everything that ``method`` needs; zeros without rows."""
     renderer = CountingRenderer(scale)
     passes = method.passes(hyperparameters)
+    common = _count_common(rows, scale)
+    in_steps, cached = (spare(common, together) for together in (hyperparameters.batch_size, len(rows)))
     main = next(scoring_pass.sequence for scoring_pass in passes if scoring_pass.name == method.main_pass)
-    read = step_work = cached_work = longest = 0
+    read = longest = 0
+    step_work = cached_work = 0.0
     for example in rows:
         sequences = method.render(example, renderer, hyperparameters).sequences
         lengths = {name: len(sequence.input_ids) for name, sequence in sequences.items()}
         read += lengths[main]
         longest = max(longest, *lengths.values())
         for scoring_pass in passes:
-            tokens = lengths.get(scoring_pass.sequence, 0)
+            tokens = lengths.get(scoring_pass.sequence)
+            if tokens is None:
+                continue
             if scoring_pass.cached:
-                cached_work += tokens * (hyperparameters.n_epochs if scoring_pass.renewed else 1)
+                cached_work += (tokens - cached) * (hyperparameters.n_epochs if scoring_pass.renewed else 1)
             else:
-                step_work += tokens * (BACKWARD_FACTOR if scoring_pass.with_grad else 1)
+                step_work += (tokens - in_steps) * (BACKWARD_FACTOR if scoring_pass.with_grad else 1)
     count = max(1, len(rows))
     return Workload(read / count, step_work / count, cached_work / count, longest)
+
+
+def spare(common: float, together: int) -> float:
+    """Return the tokens that a sequence costs less where ``together`` rows begin with the same ``common`` tokens."""
+    return common * (1 - 1 / max(1, min(together, _MOST_TOGETHER)))
 
 
 def fit_scale(characters: Sequence[int], tokens: Sequence[int]) -> TextScale | None:
@@ -147,6 +162,20 @@ def has_all(example: Example, fields: Sequence[RequiredField]) -> bool:
     """Return whether a row can be counted: it has the response and the reference that a method needs."""
     given = {"response": getattr(example, "answer", True), "reference": getattr(example, "reference", True)}
     return all(given[field] for field in fields)
+
+
+def _count_common(rows: Sequence[Example], scale: TextScale) -> float:
+    """Return the tokens that all ``rows``, at least two, begin with alike."""
+    common = commonprefix([_beginning(row) for row in rows])  # noqa: RUF071 - character by character, as texts go
+    return len(common) / scale.characters_per_token if len(rows) > 1 else 0.0
+
+
+def _beginning(example: Example) -> str:
+    """Return the prompt in the order of a chat template; marks stand for what that puts around each turn."""
+    if isinstance(example, CompletionExample):
+        return example.prompt
+    offered = json.dumps(example.tools, default=dict) if example.tools else ""
+    return offered + "".join(f"<{message.role}>\n{_turn_text(message)}\n" for message in example.messages)
 
 
 def _turn_text(message: Message) -> str:
