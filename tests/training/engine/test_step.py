@@ -115,6 +115,18 @@ def test_rows_that_begin_alike_are_trained_together(
         torch.testing.assert_close(gradient, apart[name], rtol=1e-4, atol=1e-7)
 
 
+def test_short_memory_parts_rows_that_begin_alike_before_it_checkpoints_layers(
+    beginning_alike: list[PreparedExample],
+) -> None:
+    """The longest row says nothing: three of 57 to 70 tokens share a micro-batch of 85 with a budget of 25."""
+    adapted, scorer, stepper, optimizer = trainer(budget=35)
+    limit_memory(adapted, 75)
+    with scorer.attention():
+        stepper.train(beginning_alike, optimizer, 1, nothing)
+    assert scorer.memory.rung.checkpointed_layers == 0
+    assert scorer.memory.micro_batch_tokens <= 17
+
+
 def _keep_lines(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Return a list that receives the lines of every micro-batch."""
     kept: list[list[int]] = []

@@ -69,7 +69,7 @@ class CacheFiller:
         if recalled < len(self._texts):
             try:
                 sizes = [len(text.input_ids) for text in self._texts.values()]
-                self._scorer.memory.fit(lambda: self._score(report), sizes, lambda: None)
+                self._scorer.memory.fit(lambda: self._score(report), sizes, self._group, lambda: None)
             finally:
                 # What was scored before an early end is not scored again either.
                 if self._store is not None:
@@ -84,9 +84,15 @@ class CacheFiller:
             if found is not None and len(found) == len(text.scored):
                 self._known[digest] = found
 
+    def _rest(self) -> list[str]:
+        return [digest for digest in self._texts if digest not in self._known]
+
+    def _group(self) -> list[list[int]]:
+        return self._scorer.group([self._texts[digest] for digest in self._rest()])
+
     def _score(self, report: Callable[[int, int], None]) -> None:
-        rest = [digest for digest in self._texts if digest not in self._known]
-        for group in self._scorer.group([self._texts[digest] for digest in rest]):
+        rest = self._rest()
+        for group in self._group():
             digests = [rest[index] for index in group]
             found = self._scorer.score_texts([self._texts[digest] for digest in digests], self._kind)
             for digest, logprobs in zip(digests, found, strict=True):

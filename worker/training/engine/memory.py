@@ -74,6 +74,7 @@ class MemoryLadder:
         self,
         attempt: Callable[[], T],
         sizes: Sequence[int],
+        group: Callable[[], Sequence[Sequence[int]]],
         start_over: Callable[[], None],
         *,
         keeps_activations: bool = False,
@@ -83,6 +84,7 @@ class MemoryLadder:
         Args:
             attempt: Scores examples in micro-batches of ``micro_batch_tokens``.
             sizes: Tokens that each example needs at the same time.
+            group: Returns the micro-batches that ``attempt`` would make now: which examples share one.
             start_over: Undoes what a failed attempt left behind.
             keeps_activations: It has a backward pass, so that checkpointing helps.
 
@@ -98,14 +100,25 @@ class MemoryLadder:
             # Outside the handler: the traceback holds the tensors of the failed pass alive.
             start_over()
             release_memory()
-            self._descend(sizes, keeps_activations=keeps_activations)
+            if not self._part(sizes, group):
+                self._descend(sizes, keeps_activations=keeps_activations)
+
+    def _part(self, sizes: Sequence[int], group: Callable[[], Sequence[Sequence[int]]]) -> bool:
+        """Halve micro-batches until fewer examples share one; return whether that could be done.
+
+        The size of an example says little of it: what examples begin with alike does not count towards their budget.
+        """
+        self.micro_batch_tokens = min(self.micro_batch_tokens, sum(sizes))
+        before = group()
+        if max(map(len, before), default=0) <= 1:
+            return False
+        while self.micro_batch_tokens > 1 and group() == before:
+            self.micro_batch_tokens //= 2
+        return group() != before
 
     def _descend(self, sizes: Sequence[int], *, keeps_activations: bool) -> None:
         layers = self._layers
-        self.micro_batch_tokens = min(self.micro_batch_tokens, sum(sizes))
-        if self.micro_batch_tokens > max(sizes):
-            self.micro_batch_tokens //= 2
-        elif keeps_activations and layers.count < layers.total:
+        if keeps_activations and layers.count < layers.total:
             layers.checkpoint(layers.count + -(-layers.total // _RUNGS))
         else:
             raise DeviceOutOfMemoryError(

@@ -118,8 +118,10 @@ class Scorer:
         Raises:
             DeviceOutOfMemoryError: A single example does not fit the device.
         """
+        documents = [one for p in passes for one in _select(examples, p) if one is not None]
+        sizes = [len(document.input_ids) for document in documents]
         return self.memory.fit(
-            lambda: self.score(examples, passes)[0], [example.tokens(passes) for example in examples], lambda: None
+            lambda: self.score(examples, passes)[0], sizes, lambda: self.group(documents), lambda: None
         )
 
     def group(self, documents: Sequence[TokenSequence], behind: PrefixCache | None = None) -> list[list[int]]:

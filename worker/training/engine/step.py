@@ -132,11 +132,13 @@ class Stepper:
     ) -> _Totals:
         """Return what the shares of all ranks come to; the gradients stay where they are."""
         own = share_out([self._work(example) for example in examples], self._ranks.size)[self._ranks.rank]
+        chosen = [examples[index] for index in own]
 
         def run() -> _Totals:
             totals = self._scorer.memory.fit(
                 lambda: self._accumulate(examples, own, begin),
-                [examples[index].tokens(self._kept) for index in own],
+                [example.tokens(self._kept) for example in chosen],
+                lambda: self._scorer.group_examples(chosen, self._kept),
                 start_over,
                 keeps_activations=torch.is_grad_enabled(),
             )
