@@ -224,8 +224,8 @@ def stepped(
     [
         (lambda adapted: limit_memory(adapted, 50), MemoryRung(33, 0)),
         (lambda adapted: limit_activations(adapted, 250_000), MemoryRung(33, 0)),
-        (lambda adapted: limit_activations(adapted, 120_000), MemoryRung(33, 1)),
-        (lambda adapted: limit_activations(adapted, 80_000), MemoryRung(33, 2)),
+        (lambda adapted: limit_activations(adapted, 120_000), MemoryRung(16, 1)),
+        (lambda adapted: limit_activations(adapted, 80_000), MemoryRung(16, 2)),
     ],
 )
 def test_short_memory_ends_in_the_same_gradient(limit: Any, rung: MemoryRung) -> None:
